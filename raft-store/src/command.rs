@@ -1,0 +1,133 @@
+//! Everything that can be written to the log, and every answer.
+
+use flotilla_spec::{AppName, AppSpec};
+
+use crate::fleet::{Availability, ClusterId, Desired, GenerationId, Member, NodeId, Step, Timestamp};
+
+/// One log entry: commands of several writers, applied in order, each answered on its own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Batch(pub Vec<Command>);
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Command {
+    /// A command seen before under the same id changes nothing and is answered as the first time.
+    pub request: Option<RequestId>,
+    /// The leader's clock when it proposed the command.
+    pub time: Timestamp,
+    pub change: Change,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestId {
+    pub client: String,
+    /// Rises with each request of the client.
+    pub sequence: u64,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// The first command of a cluster; its node gets id 1.
+    InitCluster { id: ClusterId, name: String, member: Member },
+    AddMember { member: Member },
+    /// A node came back with another address, version or label.
+    UpdateMember { node: NodeId, member: Member },
+    SetAvailability { node: NodeId, availability: Availability },
+    /// All or nothing.
+    ApplyApps { apps: Vec<ApplyApp> },
+    DeleteApp { app: AppName, if_version: Option<u64> },
+    /// Makes a new generation from the spec of an earlier version (`None`: the one before the wanted).
+    Rollback { app: AppName, to: Option<u64>, if_version: Option<u64>, placed: Vec<NodeId> },
+    /// A new leader takes the rollouts over.
+    TakeControl { term: u64, node: NodeId },
+    /// What the coordinator of `term` decided; refused when another term has taken control.
+    Coordinate { term: u64, transition: Transition },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct ApplyApp {
+    pub spec: AppSpec,
+    /// `Some(0)`: the app must not exist yet.
+    pub if_version: Option<u64>,
+    /// The nodes that the leader's placement chose.
+    pub placed: Vec<NodeId>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Transition {
+    /// Moves steps of the rollout to `generation`; the desired state of each node follows its step.
+    Advance { app: AppName, generation: GenerationId, steps: Vec<(NodeId, Step)> },
+    /// Every step is done: the generation serves, the one before it drains everywhere.
+    Complete { app: AppName, generation: GenerationId },
+    /// Turn back: nodes return to `from`; without a `from` the rollout just fails.
+    RollBack { app: AppName, generation: GenerationId, reason: String },
+    /// Every node is back at `from`.
+    RolledBack { app: AppName, generation: GenerationId },
+    /// One node's desired state for one generation, upwards only (Drain, Remove), outside a step.
+    Assign { node: NodeId, app: AppName, generation: GenerationId, desired: Desired },
+    /// The node reported the generation removed: forget the assignment and free its ports.
+    Forget { node: NodeId, app: AppName, generation: GenerationId },
+    /// Placement gained a node for the serving generation.
+    Place { app: AppName, generation: GenerationId, node: NodeId },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// Nothing to say beyond "done".
+    Done,
+    Member { node: NodeId },
+    Apps { apps: Vec<AppChanged> },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppChanged {
+    pub app: AppName,
+    pub outcome: Outcome,
+    pub version: u64,
+    pub generation: GenerationId,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Created,
+    Changed,
+    /// The spec equals the wanted one; nothing was done.
+    Unchanged,
+}
+
+/// A refusal is an answer: the fleet is as it was before the command.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    #[error("there is no app `{app}`")]
+    NoSuchApp { app: AppName },
+    #[error("app `{app}` is at version {actual}, not {expected}")]
+    VersionConflict { app: AppName, expected: u64, actual: u64 },
+    #[error("port {port} is taken on node {node} by app `{owner}`")]
+    PortTaken { port: u16, node: String, owner: AppName },
+    #[error("port {port} is reserved on node {node}")]
+    PortReserved { port: u16, node: String },
+    #[error("node {node} has no free port left in its pool {from}-{to}")]
+    PortPoolExhausted { node: String, from: u16, to: u16 },
+    #[error("app `{app}` would be placed on no node: {why}")]
+    NoPlacement { app: AppName, why: String },
+    #[error("app `{app}` has no version {version} in its history")]
+    NoSuchVersion { app: AppName, version: u64 },
+    #[error("there is no node {node}")]
+    NoSuchNode { node: NodeId },
+    #[error("a node named `{name}` is a member already (id {node})")]
+    NameTaken { name: String, node: NodeId },
+    #[error("the region has {max} apps, which is the limit")]
+    TooManyApps { max: usize },
+    #[error("the cluster has been initialised already (id {id})")]
+    AlreadyInitialised { id: ClusterId },
+    #[error("the cluster has not been initialised")]
+    NotInitialised,
+    /// The coordinator that proposed this has been succeeded.
+    #[error("term {proposed} is over: term {current} is in control")]
+    StaleTerm { proposed: u64, current: u64 },
+    /// The fleet has moved on since the coordinator looked.
+    #[error("stale: {why}")]
+    Stale { why: String },
+    /// The same client has sent a later request.
+    #[error("request {sequence} of client {client} is older than its last one")]
+    StaleRequest { client: String, sequence: u64 },
+}
