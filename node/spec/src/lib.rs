@@ -1,14 +1,17 @@
 //! The app spec: what users write, parsed and checked once.
 //!
 //! One set of types serves the file (TOML, YAML, JSON), the log and the API, so a new field is
-//! written down in one place. A spec travels as its canonical JSON (`AppSpec::to_json`): fields in
-//! declaration order, defaults left out, so equal specs are equal bytes on every node.
+//! written down in one place. A spec travels as its canonical JSON (`AppSpec::to_json`): fields in a
+//! fixed order, defaults left out, so equal specs are equal bytes on every node.
 //!
 //! This crate decides nothing about the fleet and opens no socket.
 
+mod canonical;
+mod form;
 mod name;
 mod spec;
 mod units;
 
+pub use canonical::Malformed;
 pub use name::{AppName, InvalidName};
 pub use spec::*;

@@ -9,38 +9,59 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::AppName;
+use crate::{AppName, units};
 
-#[derive(Clone, Debug, PartialEq)]
+/// The capitalised aliases are the keys of fproxy's own JSON.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct AppSpec {
+    #[serde(alias = "Name")]
     pub name: AppName,
+    #[serde(default)]
     pub description: String,
+    #[serde(default)]
     pub labels: BTreeMap<String, String>,
     /// At least one.
+    #[serde(default, alias = "Ports")]
     pub listen: Vec<Listen>,
     /// The default pool; at least one unless every route names a pool.
+    #[serde(default, alias = "Targets")]
     pub targets: Vec<Target>,
     /// Further named pools, for routes.
+    #[serde(default)]
     pub pool: BTreeMap<String, Pool>,
+    #[serde(default)]
     pub resolve: Resolve,
+    #[serde(default)]
     pub balance: Balance,
+    #[serde(default)]
     pub check: Check,
+    #[serde(default)]
     pub timeouts: Timeouts,
+    #[serde(default)]
     pub limits: Limits,
+    #[serde(default)]
     pub upstream: UpstreamOptions,
+    #[serde(default)]
     pub route: Vec<Route>,
+    #[serde(default)]
     pub placement: Placement,
+    #[serde(default)]
     pub rollout: Rollout,
 }
 
 /// Written as `9000` (tcp), `"http:8080"` or a table.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct Listen {
     /// `0`: the cluster picks one from the node's pool.
     pub port: u16,
+    #[serde(default = "any_address")]
     pub address: IpAddr,
+    #[serde(default)]
     pub protocol: Protocol,
     /// Per listener and node; 0 = no limit.
+    #[serde(default)]
     pub max_connections: u32,
 }
 
@@ -53,23 +74,32 @@ pub enum Protocol {
 }
 
 /// Written as `"host:port"` or a table.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct Target {
     pub address: String,
+    /// Share of new connections among its pool, 0 to 65535; 0 = none.
+    #[serde(default = "Target::default_weight")]
     pub weight: u32,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Pool {
+    #[serde(default)]
     pub targets: Vec<Target>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Resolve {
     pub mode: ResolveMode,
     pub family: Family,
+    #[serde(deserialize_with = "units::duration")]
     pub min_ttl: Duration,
+    #[serde(deserialize_with = "units::duration")]
     pub max_ttl: Duration,
+    #[serde(deserialize_with = "units::duration")]
     pub stale: Duration,
 }
 
@@ -91,7 +121,8 @@ pub enum Family {
 }
 
 /// Written as `"p2c"` or a table.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(remote = "Self", default, deny_unknown_fields)]
 pub struct Balance {
     pub policy: Policy,
 }
@@ -105,17 +136,22 @@ pub enum Policy {
 }
 
 /// Written as `"/path"`, `"tcp"`, `"none"` or a table.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(remote = "Self", default, deny_unknown_fields)]
 pub struct Check {
+    #[serde(rename = "type")]
     pub kind: CheckKind,
     pub path: String,
     pub host: Option<String>,
     pub port: Option<u16>,
+    #[serde(deserialize_with = "units::duration")]
     pub interval: Duration,
+    #[serde(deserialize_with = "units::duration")]
     pub timeout: Duration,
     pub rise: u32,
     pub fall: u32,
     /// Inclusive ranges of status codes; written as `"200-399"` or `204`.
+    #[serde(deserialize_with = "units::statuses")]
     pub expect: Vec<(u16, u16)>,
 }
 
@@ -129,48 +165,67 @@ pub enum CheckKind {
 }
 
 /// `0s` = off.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Timeouts {
+    #[serde(deserialize_with = "units::duration")]
     pub connect: Duration,
+    #[serde(deserialize_with = "units::duration")]
     pub request_header: Duration,
+    #[serde(deserialize_with = "units::duration")]
     pub response_header: Duration,
+    #[serde(deserialize_with = "units::duration")]
     pub request: Duration,
+    #[serde(deserialize_with = "units::duration")]
     pub idle: Duration,
+    #[serde(deserialize_with = "units::duration")]
     pub tcp_idle: Duration,
+    #[serde(deserialize_with = "units::duration")]
     pub tunnel: Duration,
 }
 
 /// Per node. 0 = no limit.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Limits {
     pub max_connections: u32,
+    #[serde(deserialize_with = "units::size")]
     pub max_header_size: u64,
+    #[serde(deserialize_with = "units::size")]
     pub max_body_size: u64,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct UpstreamOptions {
     pub max_idle: u32,
+    #[serde(deserialize_with = "units::duration")]
     pub idle_timeout: Duration,
     pub tcp_keepalive: TcpKeepalive,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct TcpKeepalive {
+    #[serde(deserialize_with = "units::duration")]
     pub idle: Duration,
+    #[serde(deserialize_with = "units::duration")]
     pub interval: Duration,
     pub count: u32,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Route {
     pub name: String,
     /// TOML key `match`.
+    #[serde(default, rename = "match")]
     pub matches: Match,
     pub pool: String,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Match {
     pub host: Vec<String>,
     pub path: Option<String>,
@@ -178,7 +233,8 @@ pub struct Match {
     pub methods: Vec<String>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Placement {
     pub replicas: Replicas,
     /// Empty: any.
@@ -204,27 +260,43 @@ pub enum Spread {
     Node,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Rollout {
     /// Nodes that shift at the same time.
     pub max_parallel: u32,
     /// How long a node must stay ready with the new generation before the next one shifts.
     /// Not waited for when nothing served before.
+    #[serde(deserialize_with = "units::duration")]
     pub min_healthy: Duration,
     /// Targets that must have passed their checks on a node before the generation counts as ready there.
     pub min_healthy_targets: u32,
     /// A node that takes longer to become ready fails the rollout.
+    #[serde(deserialize_with = "units::duration")]
     pub healthy_deadline: Duration,
     /// A rollout that makes no progress for this long fails.
+    #[serde(deserialize_with = "units::duration")]
     pub progress_deadline: Duration,
     /// How long sessions may outlive an app or port that is taken away.
+    #[serde(deserialize_with = "units::duration")]
     pub drain: Duration,
     pub auto_rollback: bool,
 }
 
+/// Dual stack: IPv4 clients arrive on it too.
+fn any_address() -> IpAddr {
+    IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+}
+
+impl Target {
+    pub(crate) fn default_weight() -> u32 {
+        100
+    }
+}
+
 impl Default for Listen {
     fn default() -> Self {
-        Self { port: 0, address: IpAddr::V6(Ipv6Addr::UNSPECIFIED), protocol: Protocol::Tcp, max_connections: 0 }
+        Self { port: 0, address: any_address(), protocol: Protocol::Tcp, max_connections: 0 }
     }
 }
 
@@ -278,15 +350,13 @@ impl Default for Limits {
 
 impl Default for UpstreamOptions {
     fn default() -> Self {
-        Self {
-            max_idle: 64,
-            idle_timeout: Duration::from_secs(30),
-            tcp_keepalive: TcpKeepalive {
-                idle: Duration::from_secs(10),
-                interval: Duration::from_secs(75),
-                count: 9,
-            },
-        }
+        Self { max_idle: 64, idle_timeout: Duration::from_secs(30), tcp_keepalive: TcpKeepalive::default() }
+    }
+}
+
+impl Default for TcpKeepalive {
+    fn default() -> Self {
+        Self { idle: Duration::from_secs(10), interval: Duration::from_secs(75), count: 9 }
     }
 }
 
