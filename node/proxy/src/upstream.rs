@@ -6,7 +6,13 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
+use arc_swap::ArcSwap;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::config::PoolConfig;
+
 pub mod balance;
+mod wheel;
 
 /// The endpoints of one pool at one moment. Immutable; a change publishes a new set.
 #[derive(Debug, Default)]
@@ -15,6 +21,8 @@ pub struct EndpointSet {
     pub endpoints: Vec<Endpoint>,
     /// Indexes into `endpoints` of those that may be chosen now, ascending.
     pub available: Vec<u32>,
+    /// The weights of the available ones, laid out for the strategies.
+    wheel: wheel::Wheel,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,5 +30,76 @@ pub struct Endpoint {
     pub address: SocketAddr,
     /// The target as the user wrote it; a metric label.
     pub target: Arc<str>,
+    /// Share of the traffic against the others; 0 takes none.
     pub weight: u32,
+}
+
+impl EndpointSet {
+    /// `available` are indexes into `endpoints`, ascending. Endpoints of weight 0 are known and checked but take
+    /// no traffic, so they drop out here and no strategy has to think of them.
+    pub fn new(endpoints: Vec<Endpoint>, mut available: Vec<u32>) -> Self {
+        available.retain(|&i| endpoints[i as usize].weight > 0);
+        let wheel = wheel::Wheel::new(available.iter().map(|&i| endpoints[i as usize].weight));
+        Self { endpoints, available, wheel }
+    }
+}
+
+/// What is known of one target of a pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetStatus {
+    pub pool: String,
+    /// As the user wrote it.
+    pub target: Arc<str>,
+    pub resolution: Resolution,
+    pub endpoints: Vec<EndpointStatus>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resolution {
+    /// Not looked up yet.
+    Pending,
+    Resolved,
+    /// Why the last lookup gave nothing. `endpoints` still holds the last good answer while it is not too old.
+    Failed(String),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointStatus {
+    pub address: SocketAddr,
+    /// `None` until the first check is back.
+    pub available: Option<bool>,
+    /// Why the last check failed; `None` after one that passed.
+    pub last_error: Option<String>,
+}
+
+/// The running control side of one pool. Its tasks end with `stop`.
+pub struct Upstream {
+    set: ArcSwap<EndpointSet>,
+    status: ArcSwap<Vec<TargetStatus>>,
+}
+
+impl Upstream {
+    /// Spawns what resolves and checks the targets of `pool` on `tasks`; must be called inside a tokio runtime.
+    /// `changed` is called after every change of the set or the status, from the control runtime; it must not block.
+    pub fn start(
+        pool: &PoolConfig,
+        app: &str,
+        pool_name: &str,
+        tasks: &TaskTracker,
+        stop: CancellationToken,
+        changed: Arc<dyn Fn() + Send + Sync>,
+    ) -> Arc<Self> {
+        let _ = (pool, app, pool_name, tasks, stop, changed);
+        Arc::new(Self { set: ArcSwap::default(), status: ArcSwap::default() })
+    }
+
+    /// What the workers choose from: one atomic read, no lock.
+    pub fn set(&self) -> &ArcSwap<EndpointSet> {
+        &self.set
+    }
+
+    /// One entry per target, in the order of the configuration.
+    pub fn status(&self) -> Vec<TargetStatus> {
+        self.status.load().as_ref().clone()
+    }
 }

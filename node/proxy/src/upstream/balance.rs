@@ -1,6 +1,11 @@
 //! Strategies: which of the available endpoints takes the next session or request.
+//!
+//! A strategy looks at one worker's numbers only. It knows neither health (what is unavailable is not in the set)
+//! nor retries (what was tried is named by the caller).
 
-use super::EndpointSet;
+use std::{cell::Cell, collections::BTreeMap, sync::Arc};
+
+use super::{EndpointSet, wheel};
 
 /// What a strategy may look at. Everything is local to one worker; nothing here is shared or locked.
 pub struct Candidates<'a> {
@@ -17,4 +22,131 @@ pub struct Candidates<'a> {
 pub trait Balance {
     /// An index into `set.endpoints` out of `set.available` and not in `tried`; `None` when there is none.
     fn pick(&self, candidates: &Candidates<'_>) -> Option<u32>;
+}
+
+/// Makes one strategy for one worker and one pool.
+pub type Factory = Arc<dyn Fn() -> Box<dyn Balance> + Send + Sync>;
+
+/// The strategies a configuration may name.
+#[derive(Clone)]
+pub struct Strategies(BTreeMap<String, Factory>);
+
+impl Default for Strategies {
+    /// `p2c` and `round_robin`.
+    fn default() -> Self {
+        let mut strategies = Self(BTreeMap::new());
+        strategies.register("p2c", || Box::new(P2c));
+        strategies.register("round_robin", || Box::<RoundRobin>::default());
+        strategies
+    }
+}
+
+impl Strategies {
+    /// A name that is there already gets the new meaning, for pools compiled from now on.
+    pub fn register(
+        &mut self,
+        name: impl Into<String>,
+        factory: impl Fn() -> Box<dyn Balance> + Send + Sync + 'static,
+    ) {
+        self.0.insert(name.into(), Arc::new(factory));
+    }
+
+    /// A fresh instance for one worker and one pool; `None`: nobody registered the name.
+    pub fn get(&self, name: &str) -> Option<Box<dyn Balance>> {
+        self.0.get(name).map(|factory| factory())
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+}
+
+/// The better of two random choices (Mitzenmacher 2001): nearly as even as asking all, at the price of two.
+///
+/// Both are drawn by weight, and fewer in flight per weight wins. On a tie the first drawn wins, so an idle pool is
+/// shared exactly by weight.
+struct P2c;
+
+impl Balance for P2c {
+    fn pick(&self, candidates: &Candidates<'_>) -> Option<u32> {
+        let first = draw(candidates, None, candidates.random)?;
+        let Some(second) = draw(candidates, Some(first), mix(candidates.random)) else {
+            return Some(candidates.set.available[first]);
+        };
+        let [first, second] = [first, second].map(|place| candidates.set.available[place]);
+        let load = |one: u32, other: u32| {
+            u64::from((candidates.pending)(one as usize))
+                * u64::from(candidates.set.endpoints[other as usize].weight)
+        };
+        Some(if load(second, first) < load(first, second) { second } else { first })
+    }
+}
+
+/// One after the other, each as often as it weighs, its turns spread out.
+///
+/// Starts at a random point, so that the workers of all nodes do not march in step towards the same endpoint.
+#[derive(Default)]
+struct RoundRobin {
+    /// The point of the wheel whose turn was last; `None` before the first choice.
+    point: Cell<Option<u64>>,
+}
+
+impl Balance for RoundRobin {
+    fn pick(&self, candidates: &Candidates<'_>) -> Option<u32> {
+        let wheel = &candidates.set.wheel;
+        let points = wheel.points();
+        if points == 0 {
+            return None;
+        }
+        // The set may have changed since the last turn, and with it the circumference.
+        let mut point = self.point.get().unwrap_or_else(|| wheel::scale(candidates.random, points)) % points;
+        // One step is enough unless this is a retry. A heavy endpoint that was tried owns many points, so a bounded
+        // walk may meet nobody else; the draw then finds who is left.
+        for _ in 0..=2 * candidates.tried.len() {
+            point = (point + wheel.stride()) % points;
+            let endpoint = candidates.set.available[wheel.owner(point)];
+            if !candidates.tried.contains(&endpoint) {
+                self.point.set(Some(point));
+                return Some(endpoint);
+            }
+        }
+        draw(candidates, None, candidates.random).map(|place| candidates.set.available[place])
+    }
+}
+
+/// A place in `available` by weight, out of those neither tried nor `except`; `random` decides.
+fn draw(candidates: &Candidates<'_>, except: Option<usize>, random: u64) -> Option<usize> {
+    let EndpointSet { available, wheel, .. } = candidates.set;
+    if candidates.tried.is_empty() {
+        // Cut the excepted stretch out of the circle, draw, and step over the cut.
+        let (start, length) = except.map_or((u64::MAX, 0), |place| wheel.stretch(place));
+        let points = wheel.points() - length;
+        if points == 0 {
+            return None;
+        }
+        let point = wheel::scale(random, points);
+        return Some(wheel.owner(if point < start { point } else { point + length }));
+    }
+    // A retry: rare enough to walk the whole set twice.
+    let left = || {
+        (0..available.len())
+            .filter(|&place| Some(place) != except && !candidates.tried.contains(&available[place]))
+            .map(|place| (place, wheel.stretch(place).1))
+    };
+    let mut point = wheel::scale(random, left().map(|(_, weight)| weight).sum());
+    for (place, weight) in left() {
+        if point < weight {
+            return Some(place);
+        }
+        point -= weight;
+    }
+    None
+}
+
+/// A second, independent-looking 64 bits out of the first (the finaliser of SplitMix64).
+fn mix(random: u64) -> u64 {
+    let z = random.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
 }
