@@ -1,1 +1,23 @@
+//! A member of the fleet: data plane, Raft member, agent and coordinator in one process.
+//!
+//! The only crate that knows the three leaves: what the cluster agrees on (`flotilla-raft-store`),
+//! the contract of a node (`flotilla-api`) and the data plane (`flotilla-proxy`). Start with
+//! [`run`]; read `node.rs`, `rollout/plan.rs` and `agent/plan.rs`.
 
+mod admin;
+mod agent;
+mod announce;
+mod clock;
+pub mod config;
+mod join;
+mod logging;
+mod membership;
+mod metrics;
+mod node;
+mod peer;
+mod replica;
+mod reports;
+mod rollout;
+mod server;
+
+pub use node::run;

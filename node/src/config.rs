@@ -1,0 +1,305 @@
+//! `node.toml`: [`ConfigFile`] is what was typed, [`Config`] is what it means.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr, ToSocketAddrs as _},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, ensure};
+use serde::Deserialize;
+
+/// Every field is optional, so that flags and environment can fill in what the file leaves out.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ConfigFile {
+    pub name: Option<String>,
+    pub region: Option<String>,
+    pub zone: Option<String>,
+    pub labels: BTreeMap<String, String>,
+    pub data_dir: Option<PathBuf>,
+    pub cluster: ClusterSection,
+    pub admin: AdminSection,
+    pub join: JoinSection,
+    pub traffic: TrafficSection,
+    pub ports: PortsSection,
+    pub limits: LimitsSection,
+    pub raft: RaftSection,
+    pub log: LogSection,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClusterSection {
+    /// `host:port` or `:port`.
+    pub listen: Option<String>,
+    /// How peers reach this node; needed when it listens on a wildcard.
+    pub advertise: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdminSection {
+    pub listen: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct JoinSection {
+    /// Members to ask, and to look for at every start; `host:port` each.
+    pub addresses: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrafficSection {
+    /// Where apps that listen on every address listen on this node.
+    pub address: Option<IpAddr>,
+    /// How long a stopping node waits for its sessions.
+    #[serde(with = "duration")]
+    pub drain: Option<Duration>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PortsSection {
+    /// `from-to`, for apps that ask for port 0.
+    pub pool: Option<String>,
+    /// Ports that apps must not use.
+    pub reserved: Option<Vec<u16>>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitsSection {
+    pub max_connections: Option<usize>,
+    pub max_connections_per_source: Option<usize>,
+    /// Traffic threads; 0 = one per core.
+    pub workers: Option<usize>,
+    /// Free bytes on the data disk below which writes are refused.
+    pub free_space_min_bytes: Option<u64>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RaftSection {
+    #[serde(with = "duration")]
+    pub heartbeat: Option<Duration>,
+    #[serde(with = "duration")]
+    pub election_min: Option<Duration>,
+    #[serde(with = "duration")]
+    pub election_max: Option<Duration>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogSection {
+    /// A tracing filter: `info`, `flotilla_node=debug,info`.
+    pub level: Option<String>,
+    pub format: Option<LogFormat>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+/// A node's settings with every default filled in and every rule checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    pub name: String,
+    pub region: String,
+    pub zone: String,
+    pub labels: BTreeMap<String, String>,
+    pub data_dir: PathBuf,
+    pub cluster_listen: SocketAddr,
+    /// `host:port` that other members dial.
+    pub cluster_advertise: String,
+    pub admin_listen: SocketAddr,
+    pub join: Vec<String>,
+    pub traffic_address: Option<IpAddr>,
+    pub drain: Duration,
+    pub port_pool: (u16, u16),
+    pub reserved_ports: Vec<u16>,
+    pub max_connections: usize,
+    pub max_connections_per_source: usize,
+    pub workers: usize,
+    pub free_space_min_bytes: u64,
+    pub raft: RaftTimes,
+    pub log_level: String,
+    pub log_format: LogFormat,
+}
+
+/// Elections must tolerate the slowest fsync: 246 ms was the longest measured on a small cloud disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RaftTimes {
+    pub heartbeat: Duration,
+    pub election_min: Duration,
+    pub election_max: Duration,
+}
+
+impl Default for RaftTimes {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_millis(500),
+            election_min: Duration::from_millis(1500),
+            election_max: Duration::from_millis(3000),
+        }
+    }
+}
+
+impl ConfigFile {
+    /// Errors name the file, the line and the column.
+    pub fn read(path: &Path) -> anyhow::Result<Self> {
+        let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+        toml::from_str(&text).with_context(|| format!("parse {}", path.display()))
+    }
+
+    pub fn resolve(self) -> anyhow::Result<Config> {
+        let cluster_listen = listen_address(self.cluster.listen.as_deref().unwrap_or(":7400"))
+            .context("read [cluster] listen")?;
+        let admin_listen = listen_address(self.admin.listen.as_deref().unwrap_or("127.0.0.1:7401"))
+            .context("read [admin] listen")?;
+        let cluster_advertise = match self.cluster.advertise {
+            Some(address) => address,
+            None => {
+                ensure!(
+                    !cluster_listen.ip().is_unspecified(),
+                    "[cluster] listens on every address ({cluster_listen}), so peers cannot know which one to dial: \
+                     set [cluster] advertise = \"<address of this node>:{}\"",
+                    cluster_listen.port()
+                );
+                cluster_listen.to_string()
+            }
+        };
+        ensure!(
+            cluster_advertise.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok()),
+            "[cluster] advertise = \"{cluster_advertise}\" is not host:port"
+        );
+
+        let raft = RaftTimes::default();
+        let raft = RaftTimes {
+            heartbeat: self.raft.heartbeat.unwrap_or(raft.heartbeat),
+            election_min: self.raft.election_min.unwrap_or(raft.election_min),
+            election_max: self.raft.election_max.unwrap_or(raft.election_max),
+        };
+        ensure!(
+            raft.heartbeat * 2 <= raft.election_min && raft.election_min < raft.election_max,
+            "[raft] needs 2 x heartbeat <= election_min < election_max, else one late heartbeat is an election \
+             (heartbeat {:?}, election_min {:?}, election_max {:?})",
+            raft.heartbeat,
+            raft.election_min,
+            raft.election_max
+        );
+
+        let name = self.name.unwrap_or_else(|| nix::unistd::gethostname().map_or_else(
+            |_| "node".to_owned(),
+            |name| name.to_string_lossy().split('.').next().unwrap_or("node").to_owned(),
+        ));
+        ensure!(
+            !name.is_empty() && name.len() <= 63 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)),
+            "name = \"{name}\": a node's name has 1 to 63 letters, digits, `-`, `_` or `.`"
+        );
+        let workers = match self.limits.workers.unwrap_or(0) {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            workers => workers,
+        };
+
+        Ok(Config {
+            name,
+            region: self.region.unwrap_or_else(|| "default".to_owned()),
+            zone: self.zone.unwrap_or_else(|| "default".to_owned()),
+            labels: self.labels,
+            data_dir: self.data_dir.unwrap_or_else(|| PathBuf::from("/var/lib/flotilla")),
+            cluster_listen,
+            cluster_advertise,
+            admin_listen,
+            join: self.join.addresses,
+            traffic_address: self.traffic.address,
+            drain: self.traffic.drain.unwrap_or(Duration::from_secs(30)),
+            port_pool: port_pool(self.ports.pool.as_deref().unwrap_or("20000-29999"))?,
+            reserved_ports: self.ports.reserved.unwrap_or_else(|| vec![22]),
+            max_connections: self.limits.max_connections.unwrap_or(50_000),
+            max_connections_per_source: self.limits.max_connections_per_source.unwrap_or(1_024),
+            workers,
+            free_space_min_bytes: self.limits.free_space_min_bytes.unwrap_or(64 << 20),
+            raft,
+            log_level: self.log.level.unwrap_or_else(|| "info".to_owned()),
+            log_format: self.log.format.unwrap_or_default(),
+        })
+    }
+}
+
+/// `host:port`, or `:port` for every address of the node.
+fn listen_address(text: &str) -> anyhow::Result<SocketAddr> {
+    let text = if text.starts_with(':') { format!("[::]{text}") } else { text.to_owned() };
+    text.to_socket_addrs()
+        .with_context(|| format!("\"{text}\" is not host:port"))?
+        .next()
+        .with_context(|| format!("\"{text}\" has no address"))
+}
+
+fn port_pool(text: &str) -> anyhow::Result<(u16, u16)> {
+    let range = text
+        .split_once('-')
+        .and_then(|(from, to)| Some((from.trim().parse::<u16>().ok()?, to.trim().parse::<u16>().ok()?)));
+    let (from, to) = range.with_context(|| format!("[ports] pool = \"{text}\" is not FROM-TO, as in \"20000-29999\""))?;
+    ensure!(0 < from && from <= to, "[ports] pool = \"{text}\": the range is empty or begins at 0");
+    Ok((from, to))
+}
+
+/// `"500ms"`, `"1m30s"`.
+mod duration {
+    use std::time::Duration;
+
+    use serde::{Deserialize as _, Deserializer, de::Error as _};
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+        let text = String::deserialize(from)?;
+        humantime::parse_duration(&text)
+            .map(Some)
+            .map_err(|err| D::Error::custom(format!("`{text}` is not a duration such as \"500ms\" or \"1m30s\": {err}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(text: &str) -> anyhow::Result<Config> {
+        toml::from_str::<ConfigFile>(text)?.resolve()
+    }
+
+    #[test]
+    fn a_file_that_says_little_gets_the_documented_defaults() {
+        let config = resolve("name = \"n1\"\n[cluster]\nlisten = \"127.0.0.1:7400\"").unwrap();
+        assert_eq!(config.cluster_advertise, "127.0.0.1:7400");
+        assert_eq!(config.admin_listen, "127.0.0.1:7401".parse().unwrap());
+        assert_eq!(config.port_pool, (20_000, 29_999));
+        assert_eq!(config.reserved_ports, [22]);
+        assert_eq!(config.max_connections, 50_000);
+        assert_eq!(config.raft, RaftTimes::default());
+    }
+
+    #[test]
+    fn a_file_that_cannot_work_is_refused_with_the_reason() {
+        for (text, why) in [
+            ("name = \"n1\"", "peers cannot know which one to dial"),
+            ("nme = \"n1\"", "unknown field `nme`"),
+            ("[raft]\nheartbeat = \"1x\"", "is not a duration"),
+            ("[raft]\nheartbeat = 500", "invalid type: integer"),
+            ("[cluster]\nlisten = \"127.0.0.1:7400\"\n[raft]\nheartbeat = \"1s\"", "2 x heartbeat <= election_min"),
+            ("[cluster]\nlisten = \"127.0.0.1:7400\"\n[ports]\npool = \"9-3\"", "the range is empty"),
+            ("[cluster]\nlisten = \"127.0.0.1:7400\"\n[ports]\npool = \"nine\"", "is not FROM-TO"),
+            ("[cluster]\nlisten = \":7400\"\nadvertise = \"nowhere\"", "is not host:port"),
+            ("name = \"n 1\"\n[cluster]\nlisten = \"127.0.0.1:7400\"", "1 to 63 letters"),
+        ] {
+            let error = format!("{:#}", resolve(text).expect_err(text));
+            assert!(error.contains(why), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,649 @@
+//! The fleet and what is observed of it, as people see it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use flotilla_api::v1;
+use flotilla_raft_store::{
+    App, AppChanged, AppName, Assignment, Availability, Cause, Desired, Fleet, GenerationId, Member, NodeId, Outcome,
+    Rollout, RolloutState, Step,
+};
+use flotilla_spec::{Listen, Protocol};
+use openraft::ServerState;
+
+use super::{Malformed, required};
+use crate::{
+    clock,
+    membership,
+    replica::Replica,
+    reports::{Report, Reports},
+    rollout::{
+        observed::{GenerationReport, Readiness, Resolution, TargetReport},
+        plan::Waiting,
+    },
+};
+
+/// The receiver of a message for whoever answers at an address.
+pub(crate) const ANY_NODE: NodeId = NodeId(0);
+
+pub(crate) fn member_to_pb(member: &Member) -> v1::MemberSpec {
+    v1::MemberSpec {
+        name: member.name.clone(),
+        region: member.region.clone(),
+        zone: member.zone.clone(),
+        cluster_address: member.cluster_address.clone(),
+        admin_address: member.admin_address.clone(),
+        labels: member.labels.clone().into_iter().collect(),
+        port_pool_from: member.port_pool.0.into(),
+        port_pool_to: member.port_pool.1.into(),
+        reserved_ports: member.reserved_ports.iter().copied().map(u32::from).collect(),
+        version: member.binary_version.clone(),
+    }
+}
+
+pub(crate) fn member(member: Option<v1::MemberSpec>) -> Result<Member, Malformed> {
+    let member = required(member, "member")?;
+    let port = |port: u32| u16::try_from(port).map_err(|_| Malformed(format!("{port} is not a port")));
+    Ok(Member {
+        name: member.name,
+        region: member.region,
+        zone: member.zone,
+        cluster_address: member.cluster_address,
+        admin_address: member.admin_address,
+        labels: member.labels.into_iter().collect(),
+        port_pool: (port(member.port_pool_from)?, port(member.port_pool_to)?),
+        reserved_ports: member.reserved_ports.into_iter().map(port).collect::<Result<_, _>>()?,
+        availability: Availability::Active,
+        binary_version: member.version,
+    })
+}
+
+pub(crate) fn report_to_pb(report: &Report, envelope: Option<v1::Envelope>) -> v1::NodeReport {
+    let generations = report.generations.iter().flatten().map(|((app, generation), report)| v1::GenerationReport {
+        app: app.to_string(),
+        generation: generation.0,
+        readiness: readiness_to_pb(report.readiness).into(),
+        detail: report.detail.clone(),
+        warnings: report.warnings.clone(),
+        digest: report.digest.to_vec(),
+        pins: report.pins,
+        targets: report.targets.iter().map(target_to_pb).collect(),
+    });
+    v1::NodeReport {
+        envelope,
+        sequence: report.sequence,
+        incarnation: report.incarnation,
+        applied: report.applied,
+        connections: report.connections,
+        store_bytes: report.store_bytes,
+        generations: generations.collect(),
+        same_generations: report.generations.is_none(),
+    }
+}
+
+pub(crate) fn report(report: v1::NodeReport) -> Result<Report, Malformed> {
+    let generations = report.generations.into_iter().map(|report| {
+        let app = AppName::parse(&report.app).map_err(|err| Malformed(err.to_string()))?;
+        let digest = report.digest.try_into().map_err(|_| Malformed("a digest has 32 bytes".to_owned()))?;
+        let targets = report.targets.into_iter().map(target).collect::<Result<_, _>>()?;
+        let readiness = readiness(report.readiness)?;
+        let key = (app, GenerationId(report.generation));
+        Ok((
+            key,
+            GenerationReport {
+                readiness,
+                detail: report.detail,
+                warnings: report.warnings,
+                digest,
+                pins: report.pins,
+                targets,
+            },
+        ))
+    });
+    let generations = generations.collect::<Result<BTreeMap<_, _>, Malformed>>()?;
+    Ok(Report {
+        sequence: report.sequence,
+        incarnation: report.incarnation,
+        applied: report.applied,
+        connections: report.connections,
+        store_bytes: report.store_bytes,
+        generations: (!report.same_generations).then_some(generations),
+    })
+}
+
+fn readiness_to_pb(readiness: Readiness) -> v1::generation_report::Readiness {
+    use v1::generation_report::Readiness as Pb;
+    match readiness {
+        Readiness::Preparing => Pb::Preparing,
+        Readiness::Ready => Pb::Ready,
+        Readiness::Serving => Pb::Serving,
+        Readiness::Draining => Pb::Draining,
+        Readiness::Removed => Pb::Removed,
+        Readiness::Rejected => Pb::Rejected,
+    }
+}
+
+fn readiness(readiness: i32) -> Result<Readiness, Malformed> {
+    use v1::generation_report::Readiness as Pb;
+    match Pb::try_from(readiness) {
+        Ok(Pb::Preparing) => Ok(Readiness::Preparing),
+        Ok(Pb::Ready) => Ok(Readiness::Ready),
+        Ok(Pb::Serving) => Ok(Readiness::Serving),
+        Ok(Pb::Draining) => Ok(Readiness::Draining),
+        Ok(Pb::Removed) => Ok(Readiness::Removed),
+        Ok(Pb::Rejected) => Ok(Readiness::Rejected),
+        Ok(Pb::Unspecified) | Err(_) => Err(Malformed(format!("readiness {readiness} is unknown"))),
+    }
+}
+
+fn target_to_pb(target: &TargetReport) -> v1::TargetReport {
+    use v1::target_report::Resolution as Pb;
+    let resolution = match target.resolution {
+        Resolution::Pending => Pb::Pending,
+        Resolution::Resolved => Pb::Resolved,
+        Resolution::Failed => Pb::Failed,
+    };
+    v1::TargetReport {
+        target: target.target.clone(),
+        resolution: resolution.into(),
+        endpoints: target.endpoints,
+        available: target.available,
+        detail: target.detail.clone(),
+    }
+}
+
+fn target(target: v1::TargetReport) -> Result<TargetReport, Malformed> {
+    use v1::target_report::Resolution as Pb;
+    let resolution = match Pb::try_from(target.resolution) {
+        Ok(Pb::Pending) => Resolution::Pending,
+        Ok(Pb::Resolved) => Resolution::Resolved,
+        Ok(Pb::Failed) => Resolution::Failed,
+        Ok(Pb::Unspecified) | Err(_) => {
+            return Err(Malformed(format!("resolution {} is unknown", target.resolution)));
+        }
+    };
+    Ok(TargetReport {
+        target: target.target,
+        resolution,
+        endpoints: target.endpoints,
+        available: target.available,
+        detail: target.detail,
+    })
+}
+
+pub(crate) fn app_changed_to_pb(changed: &AppChanged) -> v1::AppChanged {
+    v1::AppChanged {
+        app: changed.app.to_string(),
+        outcome: outcome_to_pb(changed.outcome).into(),
+        version: changed.version,
+        generation: changed.generation.0,
+    }
+}
+
+fn outcome_to_pb(outcome: Outcome) -> v1::app_changed::Outcome {
+    match outcome {
+        Outcome::Created => v1::app_changed::Outcome::Created,
+        Outcome::Changed => v1::app_changed::Outcome::Changed,
+        Outcome::Unchanged => v1::app_changed::Outcome::Unchanged,
+    }
+}
+
+pub(crate) fn app_to_pb(fleet: &Fleet, name: &AppName) -> Option<v1::App> {
+    let app = fleet.apps.get(name)?;
+    let placed: Vec<_> = fleet
+        .assignments
+        .values()
+        .filter_map(|assignments| {
+            let mut ours = assignments.iter().filter(|((app, _), _)| app == name);
+            let first = ours.next()?;
+            Some(std::iter::once(first).chain(ours).any(|(_, assignment)| assignment.desired == Desired::Serve))
+        })
+        .collect();
+    Some(v1::App {
+        name: name.to_string(),
+        version: app.version,
+        wanted: app.wanted.0,
+        serving: app.serving.map_or(0, |generation| generation.0),
+        state: app_state(fleet, name, app).to_owned(),
+        listen: app.spec.listen.iter().map(listen_to_text).collect(),
+        targets: app.spec.targets.iter().map(|target| target.address.clone()).collect(),
+        policy: policy_to_text(app.spec.balance.policy).to_owned(),
+        nodes_serving: count(placed.iter().filter(|serves| **serves).count()),
+        nodes_placed: count(placed.len()),
+    })
+}
+
+fn app_state(fleet: &Fleet, name: &AppName, app: &App) -> &'static str {
+    if app.deleted {
+        return "deleting";
+    }
+    match fleet.rollouts.get(&(name.clone(), app.wanted)).map(|rollout| rollout.state) {
+        Some(RolloutState::Progressing) => "rolling out",
+        Some(RolloutState::Paused) => "paused",
+        Some(RolloutState::RollingBack) => "rolling back",
+        Some(RolloutState::RolledBack) => "rolled back",
+        Some(RolloutState::Failed) => "failed",
+        Some(RolloutState::Completed | RolloutState::Superseded) | None => "serving",
+    }
+}
+
+fn policy_to_text(policy: flotilla_spec::Policy) -> &'static str {
+    match policy {
+        flotilla_spec::Policy::P2c => "p2c",
+        flotilla_spec::Policy::RoundRobin => "round_robin",
+    }
+}
+
+fn protocol_to_text(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Http => "http",
+    }
+}
+
+fn listen_to_text(listen: &Listen) -> String {
+    format!("{}:{}", protocol_to_text(listen.protocol), listen.port)
+}
+
+pub(crate) fn description_to_pb(
+    fleet: &Fleet,
+    name: &AppName,
+    reports: &Reports,
+    waiting: &[Waiting],
+) -> Option<v1::AppDescription> {
+    let app = fleet.apps.get(name)?;
+    let wanted = fleet.generations.get(&(name.clone(), app.wanted))?;
+    let nodes = fleet.assignments.iter().flat_map(|(&node, assignments)| {
+        let generations = reports.of(node).and_then(|(_, report)| report.generations).unwrap_or_default();
+        assignments
+            .iter()
+            .filter(|((app, _), _)| app == name)
+            .map(move |(key, assignment)| node_generation_to_pb(fleet, node, key.1, assignment, generations.get(key)))
+            .collect::<Vec<_>>()
+    });
+    let newest = fleet.rollouts.keys().filter(|(app, _)| app == name).map(|(_, generation)| *generation).max();
+    Some(v1::AppDescription {
+        app: app_to_pb(fleet, name),
+        spec: app.spec.to_json(),
+        digest: hex(&wanted.digest),
+        nodes: nodes.collect(),
+        history: app.history.iter().map(history_to_pb).collect(),
+        rollout: newest.and_then(|generation| rollout_to_pb(fleet, name, generation, reports, waiting)),
+    })
+}
+
+fn node_generation_to_pb(
+    fleet: &Fleet,
+    node: NodeId,
+    generation: GenerationId,
+    assignment: &Assignment,
+    report: Option<&GenerationReport>,
+) -> v1::NodeGeneration {
+    let targets = report.iter().flat_map(|report| &report.targets).map(|target| v1::TargetStatus {
+        target: target.target.clone(),
+        resolution: resolution_to_text(target.resolution).to_owned(),
+        endpoints: target.endpoints,
+        available: target.available,
+        detail: target.detail.clone(),
+    });
+    v1::NodeGeneration {
+        node: node_name(fleet, node),
+        generation: generation.0,
+        desired: desired_to_text(assignment.desired).to_owned(),
+        readiness: report.map_or("unknown", |report| readiness_to_text(report.readiness)).to_owned(),
+        detail: report.map(|report| report.detail.clone()).unwrap_or_default(),
+        digest: report.map(|report| hex(&report.digest)).unwrap_or_default(),
+        ports: assignment.ports.iter().copied().map(u32::from).collect(),
+        targets: targets.collect(),
+        pins: report.map_or(0, |report| report.pins),
+    }
+}
+
+fn history_to_pb(entry: &flotilla_raft_store::HistoryEntry) -> v1::HistoryEntry {
+    v1::HistoryEntry {
+        version: entry.version,
+        generation: entry.generation.0,
+        time_ms: entry.time.0,
+        cause: match &entry.cause {
+            Cause::Applied => "applied".to_owned(),
+            Cause::RolledBackTo { version } => format!("rolled back to {version}"),
+        },
+        outcome: entry.outcome.map_or("in progress", rollout_state_to_text).to_owned(),
+        spec: entry.spec.to_json(),
+    }
+}
+
+pub(crate) fn ports_to_pb(fleet: &Fleet, app: &str) -> v1::ListPortsReply {
+    let mut ports = Vec::new();
+    for (&node, assignments) in &fleet.assignments {
+        for ((name, generation), assignment) in assignments {
+            let Some(known) = fleet.generations.get(&(name.clone(), *generation)) else { continue };
+            if !app.is_empty() && name.as_str() != app {
+                continue;
+            }
+            for (listen, &port) in known.spec.listen.iter().zip(&assignment.ports) {
+                ports.push(v1::PortAssignment {
+                    node: node_name(fleet, node),
+                    address: listen.address.to_string(),
+                    port: port.into(),
+                    protocol: protocol_to_text(listen.protocol).to_owned(),
+                    app: name.to_string(),
+                    generation: generation.0,
+                    desired: desired_to_text(assignment.desired).to_owned(),
+                });
+            }
+        }
+    }
+    v1::ListPortsReply { ports }
+}
+
+pub(crate) fn rollout_to_pb(
+    fleet: &Fleet,
+    app: &AppName,
+    generation: GenerationId,
+    reports: &Reports,
+    waiting: &[Waiting],
+) -> Option<v1::Rollout> {
+    let key = (app.clone(), generation);
+    let rollout = fleet.rollouts.get(&key)?;
+    let version = |generation: GenerationId| {
+        let history = fleet.apps.get(app).map(|app| &app.history)?;
+        history.iter().find(|entry| entry.generation == generation).map(|entry| entry.version)
+    };
+    let finished = rollout.state.is_finished();
+    Some(v1::Rollout {
+        app: app.to_string(),
+        from: rollout.from.map_or(0, |from| from.0),
+        to: generation.0,
+        state: rollout_state_to_text(rollout.state).to_owned(),
+        finished,
+        reason: rollout.reason.clone(),
+        started_ms: rollout.started.0,
+        progressed_ms: rollout.progressed.0,
+        steps: steps_to_pb(fleet, rollout, &key, reports),
+        waiting: waiting
+            .iter()
+            .filter(|waiting| !finished && *waiting.app() == *app)
+            .map(|waiting| waiting.display(fleet).to_string())
+            .collect(),
+        from_version: rollout.from.and_then(version).unwrap_or(0),
+        to_version: version(generation).unwrap_or(0),
+    })
+}
+
+fn steps_to_pb(
+    fleet: &Fleet,
+    rollout: &Rollout,
+    key: &(AppName, GenerationId),
+    reports: &Reports,
+) -> Vec<v1::RolloutStep> {
+    let steps = rollout.steps.iter().map(|(&node, step)| {
+        let report = reports.of(node).and_then(|(_, report)| report.generations?.remove(key));
+        let (step, failure) = step_to_text(step);
+        let detail = if failure.is_empty() { report.as_ref().map_or("", |report| &report.detail) } else { failure };
+        v1::RolloutStep {
+            node: node_name(fleet, node),
+            step: step.to_owned(),
+            detail: detail.to_owned(),
+            readiness: report.as_ref().map_or("unknown", |report| readiness_to_text(report.readiness)).to_owned(),
+            live: reports.is_live(node),
+            warnings: report.map(|report| report.warnings).unwrap_or_default(),
+        }
+    });
+    steps.collect()
+}
+
+fn step_to_text(step: &Step) -> (&'static str, &str) {
+    match step {
+        Step::Preparing { .. } => ("preparing", ""),
+        Step::Ready => ("ready", ""),
+        Step::Shifting { .. } => ("shifting", ""),
+        Step::Monitoring { .. } => ("monitoring", ""),
+        Step::Done => ("done", ""),
+        Step::Failed { reason } => ("failed", reason),
+    }
+}
+
+fn rollout_state_to_text(state: RolloutState) -> &'static str {
+    match state {
+        RolloutState::Progressing => "progressing",
+        RolloutState::Paused => "paused",
+        RolloutState::RollingBack => "rolling back",
+        RolloutState::RolledBack => "rolled back",
+        RolloutState::Completed => "completed",
+        RolloutState::Failed => "failed",
+        RolloutState::Superseded => "superseded",
+    }
+}
+
+fn desired_to_text(desired: Desired) -> &'static str {
+    match desired {
+        Desired::Prepare => "prepare",
+        Desired::Serve => "serve",
+        Desired::Drain => "drain",
+        Desired::Remove => "remove",
+    }
+}
+
+fn readiness_to_text(readiness: Readiness) -> &'static str {
+    match readiness {
+        Readiness::Preparing => "preparing",
+        Readiness::Ready => "ready",
+        Readiness::Serving => "serving",
+        Readiness::Draining => "draining",
+        Readiness::Removed => "removed",
+        Readiness::Rejected => "rejected",
+    }
+}
+
+fn resolution_to_text(resolution: Resolution) -> &'static str {
+    match resolution {
+        Resolution::Pending => "resolving",
+        Resolution::Resolved => "resolved",
+        Resolution::Failed => "unresolved",
+    }
+}
+
+pub(crate) fn nodes_to_pb(replica: &Replica) -> Vec<v1::Node> {
+    let fleet = replica.fleet();
+    let metrics = replica.raft.metrics().borrow().clone();
+    let voters: BTreeSet<NodeId> = metrics.membership_config.membership().voter_ids().collect();
+    let leads = metrics.state == ServerState::Leader;
+    let node = |(&id, member): (&NodeId, &Arc<Member>)| {
+        let report = replica.reports.of(id);
+        let live = replica.reports.is_live(id);
+        v1::Node {
+            id: id.0,
+            name: member.name.clone(),
+            region: member.region.clone(),
+            zone: member.zone.clone(),
+            cluster_address: member.cluster_address.clone(),
+            admin_address: member.admin_address.clone(),
+            role: role(id, metrics.current_leader, &voters).to_owned(),
+            state: node_state(member.availability, leads.then_some(live)).to_owned(),
+            version: member.binary_version.clone(),
+            applied: report.as_ref().map_or(0, |(_, report)| report.applied),
+            labels: member.labels.clone().into_iter().collect(),
+            apps: count(fleet.assignments.get(&id).map_or(0, |assignments| {
+                assignments.keys().map(|(app, _)| app).collect::<BTreeSet<_>>().len()
+            })),
+            connections: report.as_ref().map_or(0, |(_, report)| report.connections),
+            store_bytes: report.as_ref().map_or(0, |(_, report)| report.store_bytes),
+            report_age_ms: report.map(|(age, _)| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+        }
+    };
+    let present = fleet.members.iter().filter(|(_, member)| member.availability != Availability::Left);
+    present.map(node).collect()
+}
+
+fn role(node: NodeId, leader: Option<NodeId>, voters: &BTreeSet<NodeId>) -> &'static str {
+    if leader == Some(node) {
+        "leader"
+    } else if voters.contains(&node) {
+        "follower"
+    } else {
+        "learner"
+    }
+}
+
+/// `live`: `None` where nobody reports to, because this node does not lead.
+fn node_state(availability: Availability, live: Option<bool>) -> &'static str {
+    match (availability, live) {
+        (Availability::Left, _) => "left",
+        (_, Some(false)) => "unreachable",
+        (Availability::Active, Some(true)) => "ready",
+        (Availability::Active, None) => "unknown",
+        (Availability::Cordoned, _) => "cordoned",
+        (Availability::Draining, _) => "draining",
+    }
+}
+
+pub(crate) fn status_to_pb(replica: &Replica) -> v1::ClusterStatusReply {
+    let fleet = replica.fleet();
+    let metrics = replica.raft.metrics().borrow().clone();
+    let voters: BTreeSet<NodeId> = metrics.membership_config.membership().voter_ids().collect();
+    let leads = metrics.state == ServerState::Leader;
+    let live = voters.iter().filter(|&&node| leads && replica.reports.is_live(node)).count();
+    let majority = voters.len() / 2 + 1;
+    let leader = metrics.current_leader.unwrap_or_default();
+    let health = match metrics.current_leader {
+        None => "no quorum",
+        Some(_) if leads && live < voters.len() => "degraded",
+        Some(_) => "healthy",
+    };
+    v1::ClusterStatusReply {
+        id: replica.identity.cluster.0.clone(),
+        name: fleet.cluster.name.clone(),
+        leader: leader.0,
+        leader_name: metrics.current_leader.map(|leader| node_name(&fleet, leader)).unwrap_or_default(),
+        term: metrics.current_term,
+        commit: metrics.last_applied.map_or(0, |id| id.index),
+        voters: count(voters.len()),
+        voters_live: count(live),
+        tolerates: count(live.saturating_sub(majority)),
+        health: health.to_owned(),
+        nodes: nodes_to_pb(replica),
+        answered_by: node_name(&fleet, replica.me()),
+        now_ms: clock::now().0,
+        voters_max: count(membership::VOTERS_MAX),
+    }
+}
+
+/// People know nodes by name; an id without a name is one that has left.
+pub(crate) fn node_name(fleet: &Fleet, node: NodeId) -> String {
+    fleet.members.get(&node).map_or_else(|| format!("#{node}"), |member| member.name.clone())
+}
+
+fn count(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("strings take every write");
+        text
+    })
+}
+
+pub(crate) fn plan_to_pb(before: &Fleet, after: &Fleet, changes: &[AppChanged]) -> v1::PlanAppsReply {
+    let apps: Vec<_> = changes.iter().map(|changed| app_plan_to_pb(before, after, changed)).collect();
+    let changed = changes.iter().filter(|changed| changed.outcome == Outcome::Changed).count();
+    v1::PlanAppsReply {
+        apps,
+        apps_unchanged: (before.apps.len() - changed.min(before.apps.len())) as u64,
+        index: before.index,
+        cluster: before.cluster.name.clone(),
+    }
+}
+
+fn app_plan_to_pb(before: &Fleet, after: &Fleet, changed: &AppChanged) -> v1::AppPlan {
+    let old = before.apps.get(&changed.app);
+    let new = after.apps.get(&changed.app);
+    let document = |app: Option<&Arc<App>>| {
+        app.and_then(|app| serde_json::from_slice(&app.spec.to_json()).ok()).unwrap_or(serde_json::Value::Null)
+    };
+    let mut changes = Vec::new();
+    if changed.outcome == Outcome::Changed {
+        field_changes("", &document(old), &document(new), &mut changes);
+    }
+    v1::AppPlan {
+        app: changed.app.to_string(),
+        outcome: outcome_to_pb(changed.outcome).into(),
+        version_before: old.map_or(0, |app| app.version),
+        version_after: changed.version,
+        changes,
+        nodes: if changed.outcome == Outcome::Unchanged { Vec::new() } else { node_plans(before, after, changed) },
+        warnings: Vec::new(),
+    }
+}
+
+/// The leaves in which two documents differ, named as in the file.
+fn field_changes(
+    path: &str,
+    before: &serde_json::Value,
+    after: &serde_json::Value,
+    changes: &mut Vec<v1::FieldChange>,
+) {
+    use serde_json::Value::{Array, Null, Object};
+    match (before, after) {
+        _ if before == after => {}
+        (Object(old), Object(new)) => {
+            let keys: BTreeSet<_> = old.keys().chain(new.keys()).collect();
+            for key in keys {
+                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                field_changes(&path, old.get(key).unwrap_or(&Null), new.get(key).unwrap_or(&Null), changes);
+            }
+        }
+        (Array(old), Array(new)) => {
+            for index in 0..old.len().max(new.len()) {
+                let path = format!("{path}[{index}]");
+                field_changes(&path, old.get(index).unwrap_or(&Null), new.get(index).unwrap_or(&Null), changes);
+            }
+        }
+        _ => changes.push(v1::FieldChange { field: path.to_owned(), before: leaf(before), after: leaf(after) }),
+    }
+}
+
+fn leaf(value: &serde_json::Value) -> String {
+    match value {
+        serde_json::Value::Null => String::new(),
+        serde_json::Value::String(text) => text.clone(),
+        serde_json::Value::Bool(_)
+        | serde_json::Value::Number(_)
+        | serde_json::Value::Array(_)
+        | serde_json::Value::Object(_) => value.to_string(),
+    }
+}
+
+fn node_plans(before: &Fleet, after: &Fleet, changed: &AppChanged) -> Vec<v1::NodePlan> {
+    let ports = |fleet: &Fleet, node: &NodeId, generation: Option<GenerationId>| -> Option<BTreeSet<u16>> {
+        let assignment = fleet.assignments.get(node)?.get(&(changed.app.clone(), generation?))?;
+        Some(assignment.ports.iter().copied().collect())
+    };
+    let serving = before.apps.get(&changed.app).and_then(|app| app.serving);
+    let nodes: BTreeSet<_> = before.assignments.keys().chain(after.assignments.keys()).collect();
+    let plan = |node: &NodeId| {
+        let old = ports(before, node, serving);
+        let new = ports(after, node, Some(changed.generation));
+        let class = match (&old, &new) {
+            (None, None) => return None,
+            (None, Some(_)) => "new",
+            (Some(_), None) => "leave",
+            (Some(old), Some(new)) => match (new.is_subset(old), old.is_subset(new)) {
+                (true, true) => "C0",
+                (false, true) => "C3",
+                (true, false) => "C4",
+                (false, false) => "C3+C4",
+            },
+        };
+        Some(v1::NodePlan {
+            node: node_name(after, *node),
+            change_class: class.to_owned(),
+            ports: new.or(old).into_iter().flatten().map(u32::from).collect(),
+        })
+    };
+    nodes.into_iter().filter_map(plan).collect()
+}

@@ -1,0 +1,333 @@
+//! What people say to the fleet. Writes, and reads that need what nodes report, are answered by the
+//! leader; without one, reads are answered from this node's applied state and say less.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use flotilla_api::v1::{self, fleet_client::FleetClient, fleet_server};
+use flotilla_raft_store::{
+    AppName, ApplyApp, Change, Fleet, GenerationId, NodeId, Rejection, Reply, RequestId,
+};
+use flotilla_spec::AppSpec;
+use futures_util::Stream;
+use tonic::{Request, Response, Status};
+
+use super::{
+    convert,
+    error::{Refusal, rejected},
+    forward::{self, Leader},
+};
+use crate::{node::Shared, replica::Replica, rollout::placement};
+
+pub(super) struct Service {
+    pub(super) shared: Shared,
+}
+
+/// How often a watcher looks although nothing fired: ages in `waiting` change by themselves.
+const WATCH_REFRESH: Duration = Duration::from_secs(1);
+
+type Answer<T> = Result<Response<T>, Status>;
+
+/// Passes the call on when another node leads. `$local`: also answer here when nobody does.
+macro_rules! on_leader {
+    ($self:ident, $request:ident, $method:ident) => {{
+        let replica = $self.shared.replica()?;
+        match forward::leader(&replica, &$request)? {
+            Leader::Other(channel) => return client(channel).$method(forward::mark($request)).await,
+            Leader::Me => (replica, $request.into_inner()),
+        }
+    }};
+    ($self:ident, $request:ident, $method:ident, or_here) => {{
+        let replica = $self.shared.replica()?;
+        match forward::leader(&replica, &$request) {
+            Ok(Leader::Other(channel)) => match client(channel).$method(forward::mark(copy(&$request))).await {
+                // The leader died a moment ago: say what is known here.
+                Err(status) if unreachable(&status) => (replica, $request.into_inner()),
+                answer => return answer,
+            },
+            Ok(Leader::Me) | Err(_) => (replica, $request.into_inner()),
+        }
+    }};
+}
+
+fn client(channel: tonic::transport::Channel) -> FleetClient<tonic::transport::Channel> {
+    FleetClient::new(channel)
+        .max_decoding_message_size(super::APPLY_BYTES_MAX)
+        .max_encoding_message_size(super::APPLY_BYTES_MAX)
+}
+
+fn copy<T: Clone>(request: &Request<T>) -> Request<T> {
+    let mut copy = Request::new(request.get_ref().clone());
+    *copy.metadata_mut() = request.metadata().clone();
+    copy
+}
+
+/// The node was not reached, as opposed to: it was, and refused.
+fn unreachable(status: &Status) -> bool {
+    matches!(status.code(), tonic::Code::Unavailable | tonic::Code::Cancelled | tonic::Code::Unknown)
+        && status.metadata().get("flotilla-code").is_none()
+}
+
+#[tonic::async_trait]
+impl fleet_server::Fleet for Service {
+    async fn apply_apps(&self, request: Request<v1::ApplyAppsRequest>) -> Answer<v1::ApplyAppsReply> {
+        let (replica, request) = on_leader!(self, request, apply_apps);
+        let changes = parse_changes(request.apps)?;
+        let fleet = replica.fleet();
+        let apps = placed(&replica, &fleet, changes)?;
+        match replica.propose(request_id(request.request), Change::ApplyApps { apps }).await? {
+            Ok(Reply::Apps { apps }) => {
+                let apps = apps.iter().map(convert::app_changed_to_pb).collect();
+                Ok(Response::new(v1::ApplyAppsReply { apps }))
+            }
+            Ok(Reply::Done | Reply::Member { .. }) => Err(Status::internal("apps were applied without an answer")),
+            Err(rejection) => Err(rejected(&rejection)),
+        }
+    }
+
+    async fn plan_apps(&self, request: Request<v1::PlanAppsRequest>) -> Answer<v1::PlanAppsReply> {
+        let (replica, request) = on_leader!(self, request, plan_apps);
+        let changes = parse_changes(request.apps)?;
+        let fleet = replica.fleet();
+        let apps = placed(&replica, &fleet, changes)?;
+        // What apply would do is found out by doing it, on a copy.
+        let mut after = (*fleet).clone();
+        let command = flotilla_raft_store::Command {
+            request: None,
+            time: crate::clock::now(),
+            change: Change::ApplyApps { apps },
+        };
+        match after.apply(fleet.index + 1, &command) {
+            Ok(Reply::Apps { apps }) => Ok(Response::new(convert::plan_to_pb(&fleet, &after, &apps))),
+            Ok(Reply::Done | Reply::Member { .. }) => Err(Status::internal("apps were planned without an answer")),
+            Err(rejection) => Err(rejected(&rejection)),
+        }
+    }
+
+    async fn delete_app(&self, request: Request<v1::DeleteAppRequest>) -> Answer<v1::AppChanged> {
+        let (replica, request) = on_leader!(self, request, delete_app);
+        let app = app_name(&request.app)?;
+        let known = existing(&replica.fleet(), &app)?;
+        let change = Change::DeleteApp { app: app.clone(), if_version: request.if_version };
+        match replica.propose(request_id(request.request), change).await? {
+            Ok(_) => Ok(Response::new(v1::AppChanged {
+                app: app.to_string(),
+                outcome: v1::app_changed::Outcome::Deleted.into(),
+                version: known.version,
+                generation: known.wanted.0,
+            })),
+            Err(rejection) => Err(rejected(&rejection)),
+        }
+    }
+
+    async fn rollback_app(&self, request: Request<v1::RollbackAppRequest>) -> Answer<v1::AppChanged> {
+        let (replica, request) = on_leader!(self, request, rollback_app);
+        let app = app_name(&request.app)?;
+        let fleet = replica.fleet();
+        let known = existing(&fleet, &app)?;
+        let spec = known.rollback_spec(request.to).ok_or_else(|| {
+            rejected(&Rejection::NoSuchVersion { app: app.clone(), version: request.to.unwrap_or(known.version - 1) })
+        })?;
+        let placed = place(&replica, &fleet, &spec)?;
+        let change = Change::Rollback { app, to: request.to, if_version: request.if_version, placed };
+        match replica.propose(request_id(request.request), change).await? {
+            Ok(Reply::Apps { apps }) => match apps.first() {
+                Some(changed) => Ok(Response::new(convert::app_changed_to_pb(changed))),
+                None => Err(Status::internal("an app was rolled back without an answer")),
+            },
+            Ok(Reply::Done | Reply::Member { .. }) => Err(Status::internal("an app was rolled back without an answer")),
+            Err(rejection) => Err(rejected(&rejection)),
+        }
+    }
+
+    async fn list_apps(&self, _: Request<v1::ListAppsRequest>) -> Answer<v1::ListAppsReply> {
+        let fleet = self.shared.replica()?.fleet();
+        let apps = fleet.apps.keys().filter_map(|app| convert::app_to_pb(&fleet, app)).collect();
+        Ok(Response::new(v1::ListAppsReply { apps, index: fleet.index }))
+    }
+
+    async fn describe_app(&self, request: Request<v1::DescribeAppRequest>) -> Answer<v1::AppDescription> {
+        let (replica, request) = on_leader!(self, request, describe_app, or_here);
+        let app = app_name(&request.app)?;
+        let fleet = replica.fleet();
+        existing(&fleet, &app)?;
+        let description = convert::description_to_pb(&fleet, &app, &replica.reports, &replica.waiting.borrow());
+        description.map(Response::new).ok_or_else(|| rejected(&Rejection::NoSuchApp { app }))
+    }
+
+    async fn list_ports(&self, request: Request<v1::ListPortsRequest>) -> Answer<v1::ListPortsReply> {
+        let fleet = self.shared.replica()?.fleet();
+        let app = request.into_inner().app;
+        if !app.is_empty() {
+            existing(&fleet, &app_name(&app)?)?;
+        }
+        Ok(Response::new(convert::ports_to_pb(&fleet, &app)))
+    }
+
+    async fn list_rollouts(&self, request: Request<v1::ListRolloutsRequest>) -> Answer<v1::ListRolloutsReply> {
+        let (replica, request) = on_leader!(self, request, list_rollouts, or_here);
+        let fleet = replica.fleet();
+        if !request.app.is_empty() {
+            existing(&fleet, &app_name(&request.app)?)?;
+        }
+        let waiting = replica.waiting.borrow().clone();
+        let rollouts = newest_rollouts(&fleet, &request.app)
+            .iter()
+            .filter_map(|(app, generation)| {
+                convert::rollout_to_pb(&fleet, app, *generation, &replica.reports, &waiting)
+            })
+            .collect();
+        Ok(Response::new(v1::ListRolloutsReply { rollouts }))
+    }
+
+    type WatchRolloutStream = Pin<Box<dyn Stream<Item = Result<v1::Rollout, Status>> + Send>>;
+
+    async fn watch_rollout(
+        &self,
+        request: Request<v1::WatchRolloutRequest>,
+    ) -> Result<Response<Self::WatchRolloutStream>, Status> {
+        let replica = self.shared.replica()?;
+        if let Leader::Other(channel) = forward::leader(&replica, &request)? {
+            let stream = client(channel).watch_rollout(forward::mark(request)).await?.into_inner();
+            return Ok(Response::new(Box::pin(stream)));
+        }
+        let v1::WatchRolloutRequest { app, generation } = request.into_inner();
+        let app = app_name(&app)?;
+        let wanted = existing(&replica.fleet(), &app)?.wanted;
+        let generation = if generation == 0 { wanted } else { GenerationId(generation) };
+        Ok(Response::new(Box::pin(watch(replica, app, generation))))
+    }
+
+    async fn list_nodes(&self, request: Request<v1::ListNodesRequest>) -> Answer<v1::ListNodesReply> {
+        let (replica, _) = on_leader!(self, request, list_nodes, or_here);
+        Ok(Response::new(v1::ListNodesReply { nodes: convert::nodes_to_pb(&replica) }))
+    }
+
+    async fn cluster_status(&self, request: Request<v1::ClusterStatusRequest>) -> Answer<v1::ClusterStatusReply> {
+        let (replica, _) = on_leader!(self, request, cluster_status, or_here);
+        Ok(Response::new(convert::status_to_pb(&replica)))
+    }
+}
+
+/// The rollout after every change of it, until it has finished or this node no longer leads.
+fn watch(
+    replica: Arc<Replica>,
+    app: AppName,
+    generation: GenerationId,
+) -> impl Stream<Item = Result<v1::Rollout, Status>> + Send {
+    struct Watcher {
+        replica: Arc<Replica>,
+        last: Option<v1::Rollout>,
+        done: bool,
+    }
+    let watcher = Watcher { replica, last: None, done: false };
+    futures_util::stream::unfold(watcher, move |mut watcher| {
+        let app = app.clone();
+        async move {
+            if watcher.done {
+                return None;
+            }
+            let replica = watcher.replica.clone();
+            let mut fleet = replica.fleet.clone();
+            let mut reports = replica.reports.changes();
+            let mut waiting = replica.waiting.subscribe();
+            loop {
+                if replica.leads().is_none() {
+                    watcher.done = true;
+                    return Some((Err(Refusal::NoLeader.into()), watcher));
+                }
+                let now = {
+                    let fleet = fleet.borrow_and_update().clone();
+                    convert::rollout_to_pb(&fleet, &app, generation, &replica.reports, &waiting.borrow_and_update())
+                };
+                let Some(now) = now else {
+                    watcher.done = true;
+                    let gone = Rejection::NoSuchApp { app };
+                    return Some((Err(rejected(&gone)), watcher));
+                };
+                if watcher.last.as_ref() != Some(&now) {
+                    watcher.done = now.finished;
+                    watcher.last = Some(now.clone());
+                    return Some((Ok(now), watcher));
+                }
+                // Cancel-safe: watch channels remember that they changed. A closed one ends the node anyway.
+                tokio::select! {
+                    _ = fleet.changed() => {}
+                    _ = reports.changed() => {}
+                    _ = waiting.changed() => {}
+                    () = tokio::time::sleep(WATCH_REFRESH) => {}
+                }
+            }
+        }
+    })
+}
+
+fn parse_changes(apps: Vec<v1::AppChange>) -> Result<Vec<(AppSpec, Option<u64>)>, Status> {
+    apps.into_iter()
+        .map(|change| {
+            let spec = AppSpec::from_json(&change.spec).map_err(|err| Refusal::InvalidSpec(err.to_string()))?;
+            let violations = flotilla_spec::validate(&spec);
+            if violations.is_empty() {
+                return Ok((spec, change.if_version));
+            }
+            let all: Vec<_> = violations.iter().map(|v| format!("{}: {}", v.path, v.message)).collect();
+            Err(Refusal::InvalidSpec(format!("app `{}`: {}", spec.name, all.join("; "))).into())
+        })
+        .collect()
+}
+
+fn placed(
+    replica: &Replica,
+    fleet: &Fleet,
+    changes: Vec<(AppSpec, Option<u64>)>,
+) -> Result<Vec<ApplyApp>, Status> {
+    changes
+        .into_iter()
+        .map(|(spec, if_version)| {
+            let placed = place(replica, fleet, &spec)?;
+            Ok(ApplyApp { spec, if_version, placed })
+        })
+        .collect()
+}
+
+fn place(replica: &Replica, fleet: &Fleet, spec: &AppSpec) -> Result<Vec<NodeId>, Status> {
+    let current: BTreeSet<NodeId> = fleet
+        .assignments
+        .iter()
+        .filter(|(_, assignments)| assignments.keys().any(|(app, _)| *app == spec.name))
+        .map(|(&node, _)| node)
+        .collect();
+    let live: BTreeSet<NodeId> = fleet.members.keys().copied().filter(|&node| replica.reports.is_live(node)).collect();
+    let placed = placement::place(fleet, spec, &current, &live);
+    if placed.is_empty() {
+        let why = "no active node matches its regions and labels".to_owned();
+        return Err(rejected(&Rejection::NoPlacement { app: spec.name.clone(), why }));
+    }
+    Ok(placed)
+}
+
+fn app_name(name: &str) -> Result<AppName, Status> {
+    AppName::parse(name).map_err(|err| Refusal::InvalidSpec(err.to_string()).into())
+}
+
+fn existing(fleet: &Fleet, app: &AppName) -> Result<Arc<flotilla_raft_store::App>, Status> {
+    fleet.apps.get(app).cloned().ok_or_else(|| rejected(&Rejection::NoSuchApp { app: app.clone() }))
+}
+
+fn request_id(id: Option<v1::RequestId>) -> Option<RequestId> {
+    id.filter(|id| !id.client.is_empty()).map(|id| RequestId { client: id.client, sequence: id.sequence })
+}
+
+/// All rollouts of one app, newest first; or the newest of every app.
+fn newest_rollouts(fleet: &Fleet, app: &str) -> Vec<(AppName, GenerationId)> {
+    if app.is_empty() {
+        let newest: BTreeMap<_, _> = fleet.rollouts.keys().cloned().collect();
+        return newest.into_iter().collect();
+    }
+    fleet.rollouts.keys().rev().filter(|(name, _)| name.as_str() == app).cloned().collect()
+}
+
