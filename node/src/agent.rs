@@ -1,28 +1,200 @@
 //! Every node: does on the proxy what the fleet asks of this node, and says how far it is.
 //!
 //! Level-triggered: the plan is made anew from the applied fleet and the running proxy, so a missed
-//! event heals. It acts on applied assignments only and needs no leader and no quorum.
+//! event heals. It acts on applied assignments only, and needs neither a leader nor a quorum.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
     time::Duration,
 };
 
-use flotilla_proxy::{PrepareError, Proxy};
+use flotilla_proxy::{GenerationStatus, Proxy};
 use flotilla_raft_store::{AppName, Fleet, GenerationId, NodeId};
-use tokio::sync::watch;
-use tracing::{info, warn};
+use tokio::{sync::watch, time::Instant};
+use tracing::{debug, info, warn};
 
-use crate::{agent::plan::Action, rollout::observed::GenerationReport};
+use crate::{
+    agent::plan::Action,
+    replica::Replica,
+    reports::Report,
+    rollout::observed::GenerationReport,
+    server::convert,
+};
 
 pub(crate) mod plan;
 pub(crate) mod translate;
 
-/// A port that was taken may be free by now; a plan is made at least this often.
+/// A port that was taken may be free by now, so what was rejected is tried again after this.
 const RETRY: Duration = Duration::from_secs(1);
 
 pub(crate) type Key = (AppName, GenerationId);
+/// What this node says of every generation that it runs or was asked for.
+pub(crate) type Running = Arc<BTreeMap<Key, GenerationReport>>;
 
-/// What this node says of every generation that it has, or was asked for.
-pub(crate) type Running = BTreeMap<Key, GenerationReport>;
+pub(crate) struct Agent {
+    me: NodeId,
+    fleet: watch::Receiver<Arc<Fleet>>,
+    proxy: Proxy,
+    traffic_address: Option<IpAddr>,
+    /// Why a generation cannot be prepared here. Forgotten when it is tried again.
+    rejected: BTreeMap<Key, String>,
+    running: watch::Sender<Running>,
+}
+
+impl Agent {
+    pub(crate) fn new(
+        me: NodeId,
+        fleet: watch::Receiver<Arc<Fleet>>,
+        proxy: Proxy,
+        traffic_address: Option<IpAddr>,
+    ) -> (Self, watch::Receiver<Running>) {
+        let (running, reports) = watch::channel(Running::default());
+        (Self { me, fleet, proxy, traffic_address, rejected: BTreeMap::new(), running }, reports)
+    }
+
+    pub(crate) async fn run(mut self) -> anyhow::Result<()> {
+        let mut proxy = self.proxy.changed();
+        let mut retry = tokio::time::interval(RETRY);
+        loop {
+            proxy.borrow_and_update();
+            let fleet = self.fleet.borrow_and_update().clone();
+            self.reconcile(&fleet).await;
+            self.publish(&fleet);
+            // Cancel-safe: watch channels and intervals remember.
+            tokio::select! {
+                changed = self.fleet.changed() => changed?,
+                changed = proxy.changed() => changed?,
+                _ = retry.tick() => self.rejected.clear(),
+            }
+        }
+    }
+
+    /// Acts until there is nothing to do; a plan after an action may ask for the next one.
+    async fn reconcile(&mut self, fleet: &Fleet) {
+        let desired = fleet.assignments.get(&self.me).cloned().unwrap_or_default();
+        loop {
+            let status = self.proxy.status();
+            let actions: Vec<_> = plan::plan(fleet, &desired, &plan::running(&status))
+                .into_iter()
+                .filter(|action| !self.rejected.contains_key(action.key()))
+                .collect();
+            if actions.is_empty() {
+                return;
+            }
+            for action in actions {
+                debug!(?action, "act");
+                let key = action.key().clone();
+                if let Err(why) = self.act(fleet, action).await {
+                    warn!(app = %key.0, generation = %key.1, error = %why, "generation rejected");
+                    self.rejected.insert(key, why);
+                }
+            }
+        }
+    }
+
+    async fn act(&self, fleet: &Fleet, action: Action) -> Result<(), String> {
+        match action {
+            Action::Prepare { key } => {
+                let config = translate::translate(fleet, self.me, &key, self.traffic_address)?;
+                self.proxy.prepare(config).await.map_err(|err| err.to_string())
+            }
+            Action::Serve { key: (app, generation) } => {
+                info!(%app, %generation, "serve");
+                self.proxy.serve(app.as_str(), generation.0).map_err(|err| err.to_string())
+            }
+            Action::Drain { key: (app, generation) } => {
+                info!(%app, %generation, "drain");
+                self.proxy.drain(app.as_str(), generation.0).map_err(|err| err.to_string())
+            }
+            Action::Remove { key: (app, generation), cut_after } => {
+                info!(%app, %generation, "remove");
+                self.proxy.remove(app.as_str(), generation.0, cut_after).map_err(|err| err.to_string())
+            }
+        }
+    }
+
+    fn publish(&self, fleet: &Fleet) {
+        let status = self.proxy.status();
+        let by_key: BTreeMap<Key, &GenerationStatus> =
+            status.iter().filter_map(|status| Some((plan::key(status)?, status))).collect();
+        let desired = fleet.assignments.get(&self.me);
+        let keys: BTreeSet<&Key> = desired.into_iter().flat_map(|desired| desired.keys()).chain(by_key.keys()).collect();
+        let reports = keys.into_iter().filter_map(|key| {
+            let rejected = self.rejected.get(key).map(String::as_str);
+            Some((key.clone(), plan::report(fleet, key, by_key.get(key).copied(), rejected)?))
+        });
+        let reports: BTreeMap<_, _> = reports.collect();
+        self.running.send_if_modified(|running| {
+            let changed = **running != reports;
+            if changed {
+                *running = Arc::new(reports);
+            }
+            changed
+        });
+    }
+}
+
+/// Tells the leader what runs here: at every heartbeat, and at once after a change.
+pub(crate) async fn report(
+    replica: Arc<Replica>,
+    mut running: watch::Receiver<Running>,
+    proxy: Proxy,
+) -> anyhow::Result<()> {
+    let mut metrics = replica.raft.metrics();
+    let mut heartbeat = tokio::time::interval(replica.heartbeat);
+    heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let incarnation = rand::random();
+    let mut sequence = 0;
+    // To whom the whole report went last; a new leader knows nothing yet.
+    let mut told: Option<(NodeId, Running)> = None;
+    loop {
+        let now = running.borrow_and_update().clone();
+        let leader = metrics.borrow_and_update().current_leader;
+        if let Some(leader) = leader {
+            sequence += 1;
+            let same = told.as_ref().is_some_and(|(to, last)| *to == leader && Arc::ptr_eq(last, &now));
+            let report = Report {
+                sequence,
+                incarnation,
+                applied: replica.fleet().index,
+                connections: proxy.connections(),
+                store_bytes: replica.store.size_bytes(),
+                generations: (!same).then(|| (*now).clone()),
+            };
+            told = send(&replica, leader, report).await.then_some((leader, now));
+        }
+        // Cancel-safe: watch channels and intervals remember.
+        tokio::select! {
+            changed = running.changed() => changed?,
+            changed = leader_changed(&mut metrics, leader) => changed?,
+            _ = heartbeat.tick() => {}
+        }
+    }
+}
+
+async fn leader_changed<N: openraft::Node>(
+    metrics: &mut watch::Receiver<openraft::RaftMetrics<NodeId, N>>,
+    known: Option<NodeId>,
+) -> anyhow::Result<()> {
+    metrics.wait_for(|metrics| metrics.current_leader != known).await?;
+    Ok(())
+}
+
+/// True once the leader has the whole report.
+async fn send(replica: &Replica, leader: NodeId, report: Report) -> bool {
+    if leader == replica.me() {
+        return replica.reports.insert(leader, report, Instant::now());
+    }
+    let Ok(mut client) = replica.peers.client(leader) else { return false };
+    let request = convert::report_to_pb(&report, replica.peers.envelope(leader));
+    match tokio::time::timeout(replica.heartbeat * 2, client.report(request)).await {
+        Ok(Ok(reply)) => reply.into_inner().accepted,
+        Ok(Err(status)) => {
+            debug!(%leader, error = %status, "report not taken");
+            false
+        }
+        Err(_) => false,
+    }
+}

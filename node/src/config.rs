@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
+use flotilla_raft_store::{Availability, Member, Timings};
 use serde::Deserialize;
 
 /// Every field is optional, so that flags and environment can fill in what the file leaves out.
@@ -129,27 +130,9 @@ pub struct Config {
     pub max_connections_per_source: usize,
     pub workers: usize,
     pub free_space_min_bytes: u64,
-    pub raft: RaftTimes,
+    pub raft: Timings,
     pub log_level: String,
     pub log_format: LogFormat,
-}
-
-/// Elections must tolerate the slowest fsync: 246 ms was the longest measured on a small cloud disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RaftTimes {
-    pub heartbeat: Duration,
-    pub election_min: Duration,
-    pub election_max: Duration,
-}
-
-impl Default for RaftTimes {
-    fn default() -> Self {
-        Self {
-            heartbeat: Duration::from_millis(500),
-            election_min: Duration::from_millis(1500),
-            election_max: Duration::from_millis(3000),
-        }
-    }
 }
 
 impl ConfigFile {
@@ -181,11 +164,11 @@ impl ConfigFile {
             "[cluster] advertise = \"{cluster_advertise}\" is not host:port"
         );
 
-        let raft = RaftTimes::default();
-        let raft = RaftTimes {
-            heartbeat: self.raft.heartbeat.unwrap_or(raft.heartbeat),
-            election_min: self.raft.election_min.unwrap_or(raft.election_min),
-            election_max: self.raft.election_max.unwrap_or(raft.election_max),
+        let raft = Timings {
+            heartbeat: self.raft.heartbeat.unwrap_or(Timings::PRODUCTION.heartbeat),
+            election_min: self.raft.election_min.unwrap_or(Timings::PRODUCTION.election_min),
+            election_max: self.raft.election_max.unwrap_or(Timings::PRODUCTION.election_max),
+            ..Timings::PRODUCTION
         };
         ensure!(
             raft.heartbeat * 2 <= raft.election_min && raft.election_min < raft.election_max,
@@ -231,6 +214,24 @@ impl ConfigFile {
             log_level: self.log.level.unwrap_or_else(|| "info".to_owned()),
             log_format: self.log.format.unwrap_or_default(),
         })
+    }
+}
+
+impl Config {
+    /// What the fleet shall know of this node.
+    pub(crate) fn member(&self) -> Member {
+        Member {
+            name: self.name.clone(),
+            region: self.region.clone(),
+            zone: self.zone.clone(),
+            cluster_address: self.cluster_advertise.clone(),
+            admin_address: self.admin_listen.to_string(),
+            labels: self.labels.clone(),
+            port_pool: self.port_pool,
+            reserved_ports: self.reserved_ports.clone(),
+            availability: Availability::Active,
+            binary_version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
     }
 }
 
@@ -282,7 +283,7 @@ mod tests {
         assert_eq!(config.port_pool, (20_000, 29_999));
         assert_eq!(config.reserved_ports, [22]);
         assert_eq!(config.max_connections, 50_000);
-        assert_eq!(config.raft, RaftTimes::default());
+        assert_eq!(config.raft, Timings::PRODUCTION);
     }
 
     #[test]

@@ -39,8 +39,7 @@ impl Replica {
         let Opened { identity, log, state_machine, fleet, status, .. } = opened;
         let peers = Peers::new(identity.cluster.clone(), identity.node, fleet.clone());
         let network = Network { peers: peers.clone(), retry: config.raft.heartbeat / 4 };
-        let times = config.raft;
-        let raft_config = flotilla_raft_store::recommended_config(times.heartbeat, times.election_min, times.election_max);
+        let raft_config = flotilla_raft_store::recommended_config(config.raft);
         let raft_config = Arc::new(raft_config.validate().context("check the Raft timings")?);
         let raft = Raft::new(identity.node, raft_config, network, log, state_machine).await.context("start Raft")?;
 
@@ -89,3 +88,19 @@ pub(crate) fn leads(metrics: &RaftMetrics<NodeId, BasicNode>) -> Option<u64> {
 }
 
 pub(crate) const FIRST_NODE: NodeId = NodeId(1);
+
+impl Replica {
+    /// Proposes a change here, on the leader. The outer error says that there is no answer; the inner
+    /// one is the fleet's refusal.
+    pub(crate) async fn propose(
+        &self,
+        request: Option<RequestId>,
+        change: Change,
+    ) -> Result<Answer, tonic::Status> {
+        if !self.store.has_room() {
+            return Err(Refusal::DiskFull { free_bytes: self.store.free_bytes() }.into());
+        }
+        let command = Command { request, time: clock::now(), change };
+        self.proposer.propose(command).await.map_err(|err| not_proposed(&err))
+    }
+}

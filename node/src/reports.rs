@@ -14,7 +14,7 @@ use tokio::{sync::watch, time::Instant};
 use crate::rollout::observed::{GenerationReport, Observed, ObservedNode};
 
 /// Heartbeats a node may miss before it counts as down.
-pub(crate) const MISSED_HEARTBEATS_MAX: u32 = 3;
+const MISSED_HEARTBEATS_MAX: u32 = 3;
 
 /// One node's report, as it travels.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,8 +33,15 @@ pub(crate) struct Report {
 pub(crate) struct Reports {
     /// A node that is silent for longer is down.
     silence_max: Duration,
-    latest: Mutex<BTreeMap<NodeId, (Instant, Report)>>,
+    latest: Mutex<BTreeMap<NodeId, Heard>>,
     changed: watch::Sender<()>,
+}
+
+struct Heard {
+    at: Instant,
+    /// Since when there has been no gap longer than `silence_max`.
+    live_since: Instant,
+    report: Report,
 }
 
 impl Reports {
@@ -49,17 +56,18 @@ impl Reports {
     /// False: the report leaves out what this table does not know either, and must come again whole.
     pub(crate) fn insert(&self, node: NodeId, mut report: Report, now: Instant) -> bool {
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        let previous = latest.get(&node).filter(|(_, known)| known.incarnation == report.incarnation);
-        if previous.is_some_and(|(_, known)| known.sequence >= report.sequence) {
+        let known = latest.get(&node).filter(|known| known.report.incarnation == report.incarnation);
+        if known.is_some_and(|known| known.report.sequence >= report.sequence) {
             return true;
         }
-        let was_live = previous.is_some_and(|(at, _)| now.duration_since(*at) <= self.silence_max);
-        let news = !was_live || report.generations.is_some();
+        let without_gap = known.filter(|known| now.duration_since(known.at) <= self.silence_max);
+        let news = without_gap.is_none() || report.generations.is_some();
+        let live_since = without_gap.map_or(now, |known| known.live_since);
         if report.generations.is_none() {
-            let Some((_, known)) = previous else { return false };
-            report.generations.clone_from(&known.generations);
+            let Some(known) = known else { return false };
+            report.generations.clone_from(&known.report.generations);
         }
-        latest.insert(node, (now, report));
+        latest.insert(node, Heard { at: now, live_since, report });
         drop(latest);
         if news {
             self.changed.send_replace(());
@@ -74,29 +82,89 @@ impl Reports {
 
     pub(crate) fn is_live(&self, node: NodeId) -> bool {
         let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        latest.get(&node).is_some_and(|(at, _)| at.elapsed() <= self.silence_max)
-    }
-
-    pub(crate) fn silence_max(&self) -> Duration {
-        self.silence_max
+        latest.get(&node).is_some_and(|heard| heard.at.elapsed() <= self.silence_max)
     }
 
     /// The last report of a node, with its age.
     pub(crate) fn of(&self, node: NodeId) -> Option<(Duration, Report)> {
         let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        latest.get(&node).map(|(at, report)| (at.elapsed(), report.clone()))
+        latest.get(&node).map(|heard| (heard.at.elapsed(), heard.report.clone()))
     }
 
     /// Plain data for the plan.
     pub(crate) fn observed(&self, leader_for: Duration) -> Observed {
         let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        let reports = latest
-            .iter()
-            .map(|(&node, (at, report))| {
-                let generations = report.generations.clone().unwrap_or_default();
-                (node, ObservedNode { age: at.elapsed(), applied: report.applied, generations })
-            })
-            .collect();
-        Observed { reports, leader_for }
+        let reports = latest.iter().map(|(&node, heard)| {
+            let observed = ObservedNode {
+                age: heard.at.elapsed(),
+                live_for: heard.live_since.elapsed(),
+                applied: heard.report.applied,
+                generations: heard.report.generations.clone().unwrap_or_default(),
+            };
+            (node, observed)
+        });
+        Observed { reports: reports.collect(), leader_for, silence_max: self.silence_max }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rollout::observed::Readiness;
+
+    const HEARTBEAT: Duration = Duration::from_millis(100);
+    const NODE: NodeId = NodeId(2);
+
+    fn report(incarnation: u64, sequence: u64, generations: Option<u64>) -> Report {
+        let generations = generations.map(|pins| {
+            let report = GenerationReport {
+                readiness: Readiness::Serving,
+                detail: String::new(),
+                warnings: Vec::new(),
+                digest: [0; 32],
+                pins,
+                targets: Vec::new(),
+            };
+            [((AppName::parse("web").unwrap(), GenerationId(7)), report)].into()
+        });
+        Report { sequence, incarnation, applied: 1, connections: 0, store_bytes: 0, generations }
+    }
+
+    fn pins(reports: &Reports) -> Option<u64> {
+        let (_, report) = reports.of(NODE)?;
+        report.generations?.into_values().next().map(|report| report.pins)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_short_report_keeps_what_the_whole_one_said() {
+        let reports = Reports::new(HEARTBEAT);
+        assert!(!reports.insert(NODE, report(1, 1, None), Instant::now()), "nothing is known yet");
+        assert!(reports.insert(NODE, report(1, 2, Some(5)), Instant::now()));
+        assert!(reports.insert(NODE, report(1, 3, None), Instant::now()));
+        assert_eq!(pins(&reports), Some(5));
+        assert!(!reports.insert(NODE, report(2, 1, None), Instant::now()), "a new process starts anew");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_report_that_arrives_late_is_dropped() {
+        let reports = Reports::new(HEARTBEAT);
+        assert!(reports.insert(NODE, report(1, 2, Some(5)), Instant::now()));
+        assert!(reports.insert(NODE, report(1, 1, Some(9)), Instant::now()));
+        assert_eq!(pins(&reports), Some(5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_node_is_down_and_its_return_is_news() {
+        let reports = Reports::new(HEARTBEAT);
+        reports.insert(NODE, report(1, 1, Some(5)), Instant::now());
+        let mut changes = reports.changes();
+        reports.insert(NODE, report(1, 2, None), Instant::now());
+        assert!(!changes.has_changed().unwrap(), "still the same is no news");
+        tokio::time::advance(HEARTBEAT * 4).await;
+        assert!(!reports.is_live(NODE));
+        reports.insert(NODE, report(1, 3, None), Instant::now());
+        assert!(changes.has_changed().unwrap());
+        changes.borrow_and_update();
+        assert_eq!(reports.observed(Duration::ZERO).reports[&NODE].live_for, Duration::ZERO);
     }
 }
