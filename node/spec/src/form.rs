@@ -154,7 +154,6 @@ impl<'de> Deserialize<'de> for Listen {
                 let protocol = match protocol {
                     "tcp" => Protocol::Tcp,
                     "http" => Protocol::Http,
-                    "https" => return Err(E::custom("`https` is not supported yet")),
                     _ => return Err(E::unknown_variant(protocol, &["tcp", "http"])),
                 };
                 match port.parse() {

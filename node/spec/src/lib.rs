@@ -7,11 +7,23 @@
 //! This crate decides nothing about the fleet and opens no socket.
 
 mod canonical;
+mod decode;
+mod diagnostic;
+mod document;
 mod form;
 mod name;
+mod parse;
 mod spec;
+mod text;
 mod units;
+mod unsupported;
+mod validate;
 
 pub use canonical::Malformed;
+pub use diagnostic::{Diagnostic, explain};
+pub use document::Format;
 pub use name::{AppName, InvalidName};
+pub use parse::{conflicts, parse};
 pub use spec::*;
+pub use text::to_toml;
+pub use validate::{Violation, validate};

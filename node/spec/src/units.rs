@@ -71,9 +71,15 @@ impl Serialize for SizeText {
 
 impl Serialize for StatusesText<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        #[serde(untagged)]
+        enum Form {
+            Code(u16),
+            Range(String),
+        }
         serializer.collect_seq(self.0.iter().map(|(from, to)| match from == to {
-            true => from.to_string(),
-            false => format!("{from}-{to}"),
+            true => Form::Code(*from),
+            false => Form::Range(format!("{from}-{to}")),
         }))
     }
 }

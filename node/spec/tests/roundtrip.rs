@@ -1,5 +1,7 @@
 //! Whatever a spec holds, what is written of it reads back as the same value.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use flotilla_spec::*;
@@ -160,6 +162,39 @@ fn spec() -> impl Strategy<Value = AppSpec> {
     })
 }
 
+/// The parts of any spec that are valid whatever their value, and plain words for the others.
+fn valid() -> impl Strategy<Value = AppSpec> {
+    let listen = collection::btree_set(1_u16.., 1..4);
+    let targets = collection::vec(("[a-z][a-z0-9]{0,9}", 1_u16.., 1_u32..=65_535), 1..4);
+    let times = collection::vec(1_u64..1_000_000, 7);
+    (spec(), listen, targets, times).prop_map(|(any, ports, targets, times)| {
+        let ms = |index: usize| Duration::from_millis(times[index]);
+        let default = Rollout::default();
+        AppSpec {
+            listen: ports.into_iter().map(|port| Listen { port, ..Listen::default() }).collect(),
+            targets: targets
+                .into_iter()
+                .map(|(host, port, weight)| Target { address: format!("{host}:{port}"), weight })
+                .collect(),
+            pool: BTreeMap::new(),
+            route: Vec::new(),
+            resolve: Resolve { max_ttl: ms(0) + Duration::from_secs(1), ..Resolve::default() },
+            check: Check { timeout: ms(1), rise: 7, ..Check::default() },
+            timeouts: Timeouts {
+                response_header: ms(2),
+                request: ms(2) + ms(3),
+                tcp_idle: ms(4),
+                ..Timeouts::default()
+            },
+            limits: Limits { max_header_size: 8192 + times[5] % 1_000_000, ..any.limits },
+            upstream: UpstreamOptions { idle_timeout: ms(6), ..UpstreamOptions::default() },
+            placement: Placement { replicas: Replicas::All, regions: Vec::new(), ..any.placement },
+            rollout: Rollout { drain: ms(5), auto_rollback: any.rollout.auto_rollback, ..default },
+            ..any
+        }
+    })
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
@@ -170,6 +205,49 @@ proptest! {
         prop_assert_eq!(&back, &spec);
         prop_assert_eq!(back.to_json(), bytes);
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn every_spec_survives_its_toml(spec in spec()) {
+        let text = to_toml(&spec);
+        // What the random values mean together is refused; their shape is not.
+        let back: File = toml::from_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+        prop_assert_eq!(&back.app[0], &spec);
+    }
+
+    #[test]
+    fn a_valid_spec_survives_a_file(spec in valid()) {
+        prop_assert_eq!(validate(&spec), []);
+        for format in [Format::Toml, Format::Json, Format::Yaml] {
+            let text = match format {
+                Format::Toml => to_toml(&spec),
+                Format::Json | Format::Yaml => format!("{{\"app\":[{}]}}", String::from_utf8(spec.to_json()).unwrap()),
+            };
+            prop_assert_eq!(parse(&text, format), Ok(vec![spec.clone()]), "{}", text);
+        }
+    }
+
+    #[test]
+    fn no_text_makes_the_parser_panic(text in any::<String>(), cut in any::<prop::sample::Index>()) {
+        let full = include_str!("testdata/full.toml");
+        let cut = full.char_indices().map(|(at, _)| at).nth(cut.index(full.len())).unwrap_or(0);
+        let broken = format!("{}{text}{}", &full[..cut], &full[cut..]);
+        for format in [Format::Toml, Format::Json, Format::Yaml] {
+            for text in [&text, &broken] {
+                if let Err(diagnostics) = parse(text, format) {
+                    prop_assert!(!diagnostics.is_empty());
+                }
+            }
+        }
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct File {
+    app: Vec<AppSpec>,
 }
 
 #[test]

@@ -1,0 +1,263 @@
+//! What a spec of the right shape may still not say. Pure, so the leader runs it on what arrives over
+//! the API, with the same words as for a file.
+
+mod address;
+mod check;
+mod findings;
+mod route;
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    time::Duration,
+};
+
+use self::findings::Findings;
+use crate::{
+    AppName, AppSpec, Limits, Listen, Placement, Protocol, Replicas, Resolve, Rollout, Target, Timeouts,
+    UpstreamOptions,
+    diagnostic::{CONTRADICTION, DUPLICATE, MISSING, OUT_OF_RANGE, TOO_LARGE, WRONG_VALUE},
+    units::{duration_text, size_text},
+};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// `listen[0].port`, from the app's table on.
+    pub path: String,
+    pub code: &'static str,
+    pub message: String,
+    pub help: Option<String>,
+}
+
+/// What one log entry and one snapshot are dimensioned for.
+const MAX_SPEC_BYTES: usize = 1 << 20;
+const MAX_TARGETS: usize = 10_000;
+const MAX_LISTENERS: usize = 1_000;
+/// Far beyond use, and far below where adding two of them could overflow a clock.
+const MAX_DURATION: Duration = Duration::from_secs(30 * 24 * 3600);
+const MIN_DURATION: Duration = Duration::from_millis(1);
+/// A connect attempt that is never given up would hold its session for ever.
+const MAX_CONNECT: Duration = Duration::from_secs(300);
+/// Weights are compared and summed; beyond this no ratio is finer in practice.
+const MAX_WEIGHT: u32 = 65_535;
+/// An HTTP/1 parser needs room for a request line and some fields.
+const HEADER_BYTES: (u64, u64) = (8 << 10, 1 << 20);
+/// Linux counts keepalive times in seconds up to 32,767, and probes up to 127 (tcp(7)).
+const MAX_KEEPALIVE: Duration = Duration::from_secs(9 * 3600);
+const MAX_KEEPALIVE_PROBES: u32 = 127;
+
+pub fn validate(spec: &AppSpec) -> Vec<Violation> {
+    let mut findings = Findings::default();
+    let AppSpec {
+        // A fact of its own type.
+        name: _,
+        // Free text, counted with the whole.
+        description: _,
+        labels: _,
+        listen,
+        targets,
+        pool,
+        resolve,
+        // A word of a closed list.
+        balance: _,
+        check,
+        timeouts,
+        limits,
+        upstream,
+        route,
+        placement,
+        rollout,
+    } = spec;
+    listeners(listen, &mut findings);
+    pool_targets("targets", targets, &mut findings);
+    for (name, pool) in pool {
+        let path = format!("pool.{name}");
+        if let Err(invalid) = AppName::parse(name) {
+            findings.add(&path, WRONG_VALUE, format!("`{name}` is not a pool name: {}", invalid.why));
+        }
+        if pool.targets.is_empty() {
+            findings.add(&path, MISSING, format!("pool `{name}` has no targets"));
+        }
+        pool_targets(&format!("{path}.targets"), &pool.targets, &mut findings);
+    }
+    let needs_default = route.is_empty() || listen.iter().any(|listen| listen.protocol == Protocol::Tcp);
+    if targets.is_empty() && needs_default {
+        findings
+            .add("targets", MISSING, "the app has no targets")
+            .help("name at least one: `targets = [\"10.0.0.11:3000\"]`");
+    }
+    let target_count = targets.len() + pool.values().map(|pool| pool.targets.len()).sum::<usize>();
+    if target_count > MAX_TARGETS {
+        findings.add(
+            "targets",
+            TOO_LARGE,
+            format!("{target_count} targets; an app has at most {MAX_TARGETS}"),
+        );
+    }
+    resolving(resolve, &mut findings);
+    check::validate(check, &mut findings);
+    times(timeouts, &mut findings);
+    bounds(limits, &mut findings);
+    connections(upstream, &mut findings);
+    route::validate(spec, &mut findings);
+    places(placement, &mut findings);
+    rolling(rollout, target_count, &mut findings);
+    let size = spec.to_json().len();
+    if size > MAX_SPEC_BYTES {
+        let message = format!("the spec is {size} bytes long; at most {MAX_SPEC_BYTES} are replicated");
+        findings.add("", TOO_LARGE, message);
+    }
+    findings.into()
+}
+
+fn listeners(listen: &[Listen], findings: &mut Findings) {
+    if listen.is_empty() {
+        let help = "name at least one port: `listen = [\"http:8080\"]`";
+        findings.add("listen", MISSING, "the app listens nowhere").help(help);
+    }
+    if listen.len() > MAX_LISTENERS {
+        let message = format!("{} ports; an app listens on at most {MAX_LISTENERS}", listen.len());
+        findings.add("listen", TOO_LARGE, message);
+    }
+    let mut seen = HashSet::new();
+    for (index, Listen { port, address, protocol: _, max_connections: _ }) in listen.iter().enumerate() {
+        // Port 0 is a fresh one each time.
+        if *port != 0 && !seen.insert((address, port)) {
+            let message = format!("port {port} is listed twice for the same address");
+            findings.add(&format!("listen[{index}].port"), DUPLICATE, message);
+        }
+    }
+}
+
+fn pool_targets(path: &str, targets: &[Target], findings: &mut Findings) {
+    for (index, Target { address, weight }) in targets.iter().enumerate() {
+        address::validate(&format!("{path}[{index}].address"), address, findings);
+        findings.number(&format!("{path}[{index}].weight"), *weight, 0..=MAX_WEIGHT);
+    }
+    if !targets.is_empty() && targets.iter().all(|target| target.weight == 0) {
+        let message = "every target has weight 0, so none of them would get any traffic";
+        findings.add(path, CONTRADICTION, message);
+    }
+}
+
+fn resolving(resolve: &Resolve, findings: &mut Findings) {
+    let Resolve { mode: _, family: _, min_ttl, max_ttl, stale } = resolve;
+    findings.duration("resolve.min_ttl", *min_ttl, MIN_DURATION..=MAX_DURATION);
+    findings.duration("resolve.max_ttl", *max_ttl, MIN_DURATION..=MAX_DURATION);
+    findings.duration_or_off("resolve.stale", *stale, MAX_DURATION);
+    if min_ttl > max_ttl {
+        let message = format!(
+            "`min_ttl` ({}) is longer than `max_ttl` ({})",
+            duration_text(*min_ttl),
+            duration_text(*max_ttl)
+        );
+        let path = if *min_ttl == Resolve::default().min_ttl { "resolve.max_ttl" } else { "resolve.min_ttl" };
+        findings.add(path, CONTRADICTION, message);
+    }
+}
+
+fn times(timeouts: &Timeouts, findings: &mut Findings) {
+    let Timeouts { connect, request_header, response_header, request, idle, tcp_idle, tunnel } = timeouts;
+    findings.duration("timeouts.connect", *connect, MIN_DURATION..=MAX_CONNECT);
+    for (name, value) in [
+        ("request_header", request_header),
+        ("response_header", response_header),
+        ("request", request),
+        ("idle", idle),
+        ("tcp_idle", tcp_idle),
+        ("tunnel", tunnel),
+    ] {
+        findings.duration_or_off(&format!("timeouts.{name}"), *value, MAX_DURATION);
+    }
+    if !request.is_zero() && response_header > request {
+        let is_default = *response_header == Timeouts::default().response_header;
+        let message = format!(
+            "`response_header` ({}{}) is longer than `request` ({}), which ends the request first",
+            duration_text(*response_header),
+            if is_default { ", the default" } else { "" },
+            duration_text(*request),
+        );
+        let path = if is_default { "timeouts.request" } else { "timeouts.response_header" };
+        findings
+            .add(path, CONTRADICTION, message)
+            .help(&format!("write `response_header = \"{}\"` or less", duration_text(*request)));
+    }
+}
+
+fn bounds(limits: &Limits, findings: &mut Findings) {
+    let Limits { max_connections: _, max_header_size, max_body_size: _ } = limits;
+    let (min, max) = HEADER_BYTES;
+    if !(min..=max).contains(max_header_size) {
+        let message = format!(
+            "`limits.max_header_size` must be from {} to {}, not {}",
+            size_text(min),
+            size_text(max),
+            size_text(*max_header_size)
+        );
+        findings.add("limits.max_header_size", OUT_OF_RANGE, message);
+    }
+}
+
+fn connections(upstream: &UpstreamOptions, findings: &mut Findings) {
+    let UpstreamOptions { max_idle, idle_timeout, tcp_keepalive } = upstream;
+    findings.number("upstream.max_idle", *max_idle, 0..=65_535);
+    findings.duration_or_off("upstream.idle_timeout", *idle_timeout, MAX_DURATION);
+    if tcp_keepalive.idle.is_zero() {
+        return;
+    }
+    let second = Duration::from_secs(1);
+    findings.duration("upstream.tcp_keepalive.idle", tcp_keepalive.idle, second..=MAX_KEEPALIVE);
+    findings.duration("upstream.tcp_keepalive.interval", tcp_keepalive.interval, second..=MAX_KEEPALIVE);
+    findings.number("upstream.tcp_keepalive.count", tcp_keepalive.count, 1..=MAX_KEEPALIVE_PROBES);
+}
+
+fn places(placement: &Placement, findings: &mut Findings) {
+    let Placement { replicas, regions, spread: _, require: _ } = placement;
+    match replicas {
+        Replicas::All => {}
+        Replicas::Count(nodes) => findings.number("placement.replicas", *nodes, 1..=10_000),
+    }
+    let mut seen = BTreeSet::new();
+    for (index, region) in regions.iter().enumerate() {
+        let path = format!("placement.regions[{index}]");
+        if region.is_empty() {
+            findings.add(&path, WRONG_VALUE, "a region has a name");
+        } else if !seen.insert(region) {
+            findings.add(&path, DUPLICATE, format!("region `{region}` is listed twice"));
+        }
+    }
+}
+
+fn rolling(rollout: &Rollout, target_count: usize, findings: &mut Findings) {
+    let Rollout {
+        max_parallel,
+        min_healthy,
+        min_healthy_targets,
+        healthy_deadline,
+        progress_deadline,
+        drain,
+        auto_rollback: _,
+    } = rollout;
+    findings.number("rollout.max_parallel", *max_parallel, 1..=10_000);
+    findings.duration_or_off("rollout.min_healthy", *min_healthy, MAX_DURATION);
+    findings.duration("rollout.healthy_deadline", *healthy_deadline, MIN_DURATION..=MAX_DURATION);
+    findings.duration("rollout.progress_deadline", *progress_deadline, MIN_DURATION..=MAX_DURATION);
+    findings.duration_or_off("rollout.drain", *drain, MAX_DURATION);
+    if progress_deadline <= min_healthy {
+        let message = format!(
+            "`progress_deadline` ({}) must be longer than `min_healthy` ({}), or every rollout fails while it waits",
+            duration_text(*progress_deadline),
+            duration_text(*min_healthy),
+        );
+        let is_default = *progress_deadline == Rollout::default().progress_deadline;
+        let path = if is_default { "rollout.min_healthy" } else { "rollout.progress_deadline" };
+        findings.add(path, CONTRADICTION, message);
+    }
+    let needed = usize::try_from(*min_healthy_targets).unwrap_or(usize::MAX);
+    if needed > target_count && target_count > 0 {
+        let message = format!(
+            "`min_healthy_targets` is {needed} but the app has {target_count} target{}: no rollout would finish",
+            if target_count == 1 { "" } else { "s" }
+        );
+        findings.add("rollout.min_healthy_targets", CONTRADICTION, message);
+    }
+}

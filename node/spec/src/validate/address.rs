@@ -1,0 +1,90 @@
+//! `host:port`, where a host is an IP address or a DNS name.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use super::Findings;
+use crate::diagnostic::{NOT_SUPPORTED, WRONG_VALUE};
+
+pub(super) fn validate(path: &str, address: &str, findings: &mut Findings) {
+    if let Some(scheme) = ["unix:", "srv:"].iter().find(|scheme| address.starts_with(**scheme)) {
+        let message = format!("`{scheme}` targets are not supported yet");
+        findings.add(path, NOT_SUPPORTED, message).help("write \"host:port\"");
+        return;
+    }
+    let Err(why) = split(address) else { return };
+    findings
+        .add(path, WRONG_VALUE, format!("`{address}` is not a target: {why}"))
+        .help("write \"host:port\", \"10.0.0.11:3000\" or \"[2001:db8::1]:3000\"");
+}
+
+fn split(address: &str) -> Result<(), &'static str> {
+    let (host, port) = address.rsplit_once(':').ok_or("it has no port")?;
+    match port.parse::<u16>() {
+        Ok(1..) if port.starts_with(|c: char| c.is_ascii_digit()) => {}
+        _ => return Err("its port is not a number from 1 to 65535"),
+    }
+    match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(inner) if inner.parse::<Ipv6Addr>().is_ok() => Ok(()),
+        Some(_) => Err("what stands in brackets is not an IPv6 address"),
+        None if host.contains("//") => Err("it is a URL"),
+        None if host.contains(':') => Err("an IPv6 address stands in brackets"),
+        None if host.is_empty() => Err("it has no host"),
+        None if looks_like_ipv4(host) && host.parse::<Ipv4Addr>().is_err() => {
+            Err("it looks like an IPv4 address but is none")
+        }
+        None if is_host_name(host) => Ok(()),
+        None => Err("its host is not a DNS name"),
+    }
+}
+
+/// A last label of digits only is never a top-level domain (RFC 3696 §2).
+fn looks_like_ipv4(host: &str) -> bool {
+    host.rsplit('.').next().is_some_and(|last| !last.is_empty() && last.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// RFC 1123 §2.1, with `_` as container platforms use it, and a dot at the end for "fully qualified".
+pub(super) fn is_host_name(host: &str) -> bool {
+    let name = host.strip_suffix('.').unwrap_or(host);
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+    };
+    name.len() <= 253 && name.split('.').all(is_label)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_is_a_host_and_a_port() {
+        for good in [
+            "10.0.0.11:3000",
+            "[2001:db8::1]:80",
+            "shop.internal:65535",
+            "shop.internal.:1",
+            "my_service:80",
+            "localhost:1",
+        ] {
+            assert_eq!(split(good), Ok(()), "{good}");
+        }
+        for (bad, why) in [
+            ("10.0.0.11", "it has no port"),
+            ("web:0", "its port is not a number from 1 to 65535"),
+            ("web:65536", "its port is not a number from 1 to 65535"),
+            ("web:+80", "its port is not a number from 1 to 65535"),
+            ("web:", "its port is not a number from 1 to 65535"),
+            (":80", "it has no host"),
+            ("2001:db8::1:80", "an IPv6 address stands in brackets"),
+            ("[web]:80", "what stands in brackets is not an IPv6 address"),
+            ("10.0.0.256:80", "it looks like an IPv4 address but is none"),
+            ("http://web:80", "it is a URL"),
+            ("-web:80", "its host is not a DNS name"),
+            ("we b:80", "its host is not a DNS name"),
+        ] {
+            assert_eq!(split(bad), Err(why), "{bad}");
+        }
+    }
+}
