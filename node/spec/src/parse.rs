@@ -97,6 +97,15 @@ pub fn conflicts(apps: &[AppSpec]) -> Vec<(usize, Violation)> {
     found
 }
 
+/// A violation that was found later, at its place in the text that app number `index` came from.
+pub fn place(text: &str, format: Format, index: usize, violation: Violation) -> Diagnostic {
+    let span = match Node::parse(text, format) {
+        Ok(document) => document.locate(&format!("app[{index}].{}", violation.path)),
+        Err(_) => 0..0,
+    };
+    Diagnostic::violation(text, span, violation)
+}
+
 fn no_app() -> Violation {
     Violation {
         path: "app".to_owned(),

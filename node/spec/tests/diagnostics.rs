@@ -5,7 +5,7 @@
 
 use std::{fmt::Write as _, fs, path::Path};
 
-use flotilla_spec::{Diagnostic, Format, parse, to_toml};
+use flotilla_spec::{Diagnostic, Format, file_to_toml, parse};
 
 fn transcript(name: &str, text: &str) -> String {
     let format = match name.rsplit('.').next() {
@@ -14,7 +14,7 @@ fn transcript(name: &str, text: &str) -> String {
         _ => Format::Json,
     };
     match parse(text, format) {
-        Ok(apps) => apps.iter().map(to_toml).collect(),
+        Ok(apps) => file_to_toml(&apps),
         Err(diagnostics) => diagnostics.iter().map(|diagnostic| marked(text, diagnostic)).collect(),
     }
 }
