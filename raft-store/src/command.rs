@@ -27,20 +27,48 @@ pub struct RequestId {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
     /// The first command of a cluster; its node gets id 1.
-    InitCluster { id: ClusterId, name: String, member: Member },
-    AddMember { member: Member },
+    InitCluster {
+        id: ClusterId,
+        name: String,
+        member: Member,
+    },
+    AddMember {
+        member: Member,
+    },
     /// A node came back with another address, version or label.
-    UpdateMember { node: NodeId, member: Member },
-    SetAvailability { node: NodeId, availability: Availability },
+    UpdateMember {
+        node: NodeId,
+        member: Member,
+    },
+    SetAvailability {
+        node: NodeId,
+        availability: Availability,
+    },
     /// All or nothing.
-    ApplyApps { apps: Vec<ApplyApp> },
-    DeleteApp { app: AppName, if_version: Option<u64> },
+    ApplyApps {
+        apps: Vec<ApplyApp>,
+    },
+    DeleteApp {
+        app: AppName,
+        if_version: Option<u64>,
+    },
     /// Makes a new generation from the spec of an earlier version (`None`: the one before the wanted).
-    Rollback { app: AppName, to: Option<u64>, if_version: Option<u64>, placed: Vec<NodeId> },
+    Rollback {
+        app: AppName,
+        to: Option<u64>,
+        if_version: Option<u64>,
+        placed: Vec<NodeId>,
+    },
     /// A new leader takes the rollouts over.
-    TakeControl { term: u64, node: NodeId },
+    TakeControl {
+        term: u64,
+        node: NodeId,
+    },
     /// What the coordinator of `term` decided; refused when another term has taken control.
-    Coordinate { term: u64, transition: Transition },
+    Coordinate {
+        term: u64,
+        transition: Transition,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -55,14 +83,19 @@ pub struct ApplyApp {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Transition {
     /// Moves steps of the rollout to `generation`; the desired state of each node follows its step.
+    /// All or nothing.
     Advance { app: AppName, generation: GenerationId, steps: Vec<(NodeId, Step)> },
-    /// Every step is done: the generation serves, the one before it drains everywhere.
+    /// Every step is done, but for nodes that are down: the generation serves, all others drain, and
+    /// a node that was down is asked to serve it when it returns.
     Complete { app: AppName, generation: GenerationId },
     /// Turn back: nodes return to `from`; without a `from` the rollout just fails.
     RollBack { app: AppName, generation: GenerationId, reason: String },
     /// Every node is back at `from`.
     RolledBack { app: AppName, generation: GenerationId },
-    /// One node's desired state for one generation, upwards only (Drain, Remove), outside a step.
+    /// Stop where it stands, because the spec says `auto_rollback = false`: the user decides.
+    Pause { app: AppName, generation: GenerationId, reason: String },
+    /// One node's desired state for one generation, upwards only and never to serve (Drain, Remove):
+    /// for what has been withdrawn, or a node that gives an app back.
     Assign { node: NodeId, app: AppName, generation: GenerationId, desired: Desired },
     /// The node reported the generation removed: forget the assignment and free its ports.
     Forget { node: NodeId, app: AppName, generation: GenerationId },
@@ -74,8 +107,12 @@ pub enum Transition {
 pub enum Reply {
     /// Nothing to say beyond "done".
     Done,
-    Member { node: NodeId },
-    Apps { apps: Vec<AppChanged> },
+    Member {
+        node: NodeId,
+    },
+    Apps {
+        apps: Vec<AppChanged>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,6 +129,8 @@ pub enum Outcome {
     Changed,
     /// The spec equals the wanted one; nothing was done.
     Unchanged,
+    /// Its sessions finish, its nodes give it back, then it is gone.
+    Deleted,
 }
 
 /// A refusal is an answer: the fleet is as it was before the command.

@@ -1,19 +1,35 @@
-//! The replicated value: `Fleet::apply(Command) -> Result<Reply, Rejection>`, pure and total.
+//! The replicated value: `Fleet::apply(index, &Command) -> Answer`, pure and total.
 //!
 //! Reads no clock, no randomness and no hash order, and cannot fail the process: a command that
 //! makes no sense is answered with a `Rejection` and changes nothing. Maps hold `Arc`s, so
 //! publishing a new `Fleet` copies pointers and not ten thousand specs.
+//!
+//! What each part means, and which commands change it, is in the file of that part: `app` (apps and
+//! their generations), `assignment` (what a node is asked), `rollout`, `member`, `port`.
 
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
 };
 
-use flotilla_spec::{AppName, AppSpec};
+use flotilla_spec::AppName;
+use sha2::{Digest as _, Sha256};
 
+use crate::{Change, Command, Rejection, Reply, RequestId, Transition};
+
+mod app;
+mod assignment;
+mod check;
 mod id;
+mod member;
+mod port;
+mod rollout;
 
+pub use app::{App, Cause, Generation, GenerationState, HistoryEntry};
+pub use assignment::{Assignment, Desired};
 pub use id::{ClusterId, GenerationId, NodeId, Timestamp};
+pub use member::{Availability, Member};
+pub use rollout::{Rollout, RolloutState, Step};
 
 /// Versions of an app that `history` shows and `rollback --to` can reach.
 pub const HISTORY_MAX: usize = 10;
@@ -23,6 +39,8 @@ pub const EVENTS_MAX: usize = 1_000;
 pub const CLIENTS_MAX: usize = 1_024;
 /// Apps per region (limits of the product, not of the data structure).
 pub const APPS_MAX: usize = 10_000;
+/// What the fields of a fleet mean. A node refuses a fleet of another version.
+pub const SCHEMA_VERSION: u32 = 1;
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Fleet {
@@ -36,8 +54,8 @@ pub struct Fleet {
     /// placed until the last generation that uses it has left the node.
     pub ports: BTreeMap<(NodeId, u16), AppName>,
     pub assignments: BTreeMap<NodeId, BTreeMap<(AppName, GenerationId), Arc<Assignment>>>,
-    /// Keyed by the generation a rollout leads to: one rollout per generation, at most one of an app
-    /// unfinished. Finished ones stay as long as their generation does.
+    /// Keyed by the generation a rollout leads to: one rollout per generation, and only the one to an
+    /// app's wanted generation may be unfinished. Finished ones stay as long as their generation does.
     pub rollouts: BTreeMap<(AppName, GenerationId), Arc<Rollout>>,
     pub events: VecDeque<Arc<Event>>,
     pub requests: BTreeMap<String, Arc<AnsweredRequest>>,
@@ -45,6 +63,7 @@ pub struct Fleet {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cluster {
+    /// Empty until the cluster is initialised.
     pub id: ClusterId,
     /// The region, for people.
     pub name: String,
@@ -57,149 +76,6 @@ pub struct Cluster {
 pub struct Controller {
     pub term: u64,
     pub node: NodeId,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Member {
-    /// Unique among members that have not left.
-    pub name: String,
-    pub region: String,
-    pub zone: String,
-    /// `host:port` of the gRPC port, as peers reach it.
-    pub cluster_address: String,
-    /// `host:port` of the admin HTTP port.
-    pub admin_address: String,
-    pub labels: BTreeMap<String, String>,
-    /// Inclusive range from which `port = 0` is served.
-    pub port_pool: (u16, u16),
-    /// Ports of the node that apps must not use.
-    pub reserved_ports: Vec<u16>,
-    pub availability: Availability,
-    /// Of the binary that runs there.
-    pub binary_version: String,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Availability {
-    Active,
-    /// Keeps what it has, gets nothing new.
-    Cordoned,
-    Draining,
-    Left,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct App {
-    /// What the user asked for last, whether it serves yet or not.
-    pub spec: Arc<AppSpec>,
-    /// Counts the accepted changes of this app, from 1. What `--if-version` compares.
-    pub version: u64,
-    /// The generation of `spec`.
-    pub wanted: GenerationId,
-    /// The generation that last completed a rollout.
-    pub serving: Option<GenerationId>,
-    /// Oldest first, at most `HISTORY_MAX`, the wanted one included.
-    pub history: VecDeque<HistoryEntry>,
-    /// Set by a delete: the app disappears when its last assignment is gone.
-    pub deleted: bool,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct HistoryEntry {
-    pub version: u64,
-    pub generation: GenerationId,
-    pub spec: Arc<AppSpec>,
-    pub time: Timestamp,
-    pub cause: Cause,
-    /// How its rollout ended; `None` while it is under way.
-    pub outcome: Option<RolloutState>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Cause {
-    Applied,
-    RolledBackTo { version: u64 },
-}
-
-/// Immutable but for its state: a change of an app makes a new generation.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Generation {
-    pub spec: Arc<AppSpec>,
-    /// SHA-256 of the spec's canonical form. Nodes report it, so "serves generation 7" can be checked.
-    pub digest: [u8; 32],
-    pub state: GenerationState,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum GenerationState {
-    Staged,
-    Serving,
-    Draining,
-    Retired,
-    Failed,
-}
-
-/// What one node is asked to do with one generation. Only moves up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Desired {
-    Prepare,
-    Serve,
-    Drain,
-    Remove,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Assignment {
-    pub desired: Desired,
-    /// The real port of each entry of `spec.listen`, in its order.
-    pub ports: Vec<u16>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rollout {
-    /// What serves until this one does, and what a rollback returns to.
-    pub from: Option<GenerationId>,
-    pub state: RolloutState,
-    pub steps: BTreeMap<NodeId, Step>,
-    pub started: Timestamp,
-    /// The last time a step moved. `progress_deadline` of the spec counts from here.
-    pub progressed: Timestamp,
-    /// Why it failed or went back; empty while all is well.
-    pub reason: String,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum RolloutState {
-    Progressing,
-    Paused,
-    RollingBack,
-    RolledBack,
-    Completed,
-    Failed,
-    /// A later change of the app took its place.
-    Superseded,
-}
-
-impl RolloutState {
-    pub fn is_finished(self) -> bool {
-        match self {
-            Self::Progressing | Self::Paused | Self::RollingBack => false,
-            Self::RolledBack | Self::Completed | Self::Failed | Self::Superseded => true,
-        }
-    }
-}
-
-/// How far one node is in a rollout. Only moves up.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Step {
-    Preparing { since: Timestamp },
-    Ready,
-    /// Asked to serve.
-    Shifting { since: Timestamp },
-    /// Serves; baking until `min_healthy` has passed.
-    Monitoring { since: Timestamp },
-    Done,
-    Failed { reason: String },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -220,4 +96,104 @@ pub struct AnsweredRequest {
     pub index: u64,
 }
 
-pub type Answer = Result<crate::Reply, crate::Rejection>;
+pub type Answer = Result<Reply, Rejection>;
+
+/// When a change happens: the only clock that `apply` knows.
+#[derive(Clone, Copy)]
+struct At {
+    index: u64,
+    time: Timestamp,
+}
+
+impl Fleet {
+    pub fn apply(&mut self, index: u64, command: &Command) -> Answer {
+        self.index = index;
+        if let Some(answer) = command.request.as_ref().and_then(|request| self.answered(request)) {
+            return answer;
+        }
+        let answer = self.change(At { index, time: command.time }, &command.change);
+        if let Some(request) = &command.request {
+            self.remember(index, request, &answer);
+        }
+        answer
+    }
+
+    /// SHA-256 of the encoded fleet: two replicas at the same index have the same digest.
+    pub fn digest(&self) -> [u8; 32] {
+        Sha256::digest(crate::codec::encode_fleet(self)).into()
+    }
+
+    fn change(&mut self, at: At, change: &Change) -> Answer {
+        let initialised = !self.cluster.id.0.is_empty();
+        if !initialised && !matches!(change, Change::InitCluster { .. }) {
+            return Err(Rejection::NotInitialised);
+        }
+        match change {
+            Change::InitCluster { id, name, member } => self.init_cluster(at, id, name, member),
+            Change::AddMember { member } => self.add_member(at, NodeId(at.index), member),
+            Change::UpdateMember { node, member } => self.update_member(at, *node, member),
+            Change::SetAvailability { node, availability } => self.set_availability(at, *node, *availability),
+            Change::ApplyApps { apps } => self.apply_apps(at, apps),
+            Change::DeleteApp { app, if_version } => self.delete_app(at, app, *if_version),
+            Change::Rollback { app, to, if_version, placed } => {
+                self.roll_back_app(at, app, *to, *if_version, placed)
+            }
+            Change::TakeControl { term, node } => self.take_control(at, *term, *node),
+            Change::Coordinate { term, transition } => {
+                let current = self.cluster.controller.term;
+                if *term != current {
+                    return Err(Rejection::StaleTerm { proposed: *term, current });
+                }
+                self.coordinate(at, transition)
+            }
+        }
+    }
+
+    fn coordinate(&mut self, at: At, transition: &Transition) -> Answer {
+        match transition {
+            Transition::Advance { app, generation, steps } => self.advance(at, app, *generation, steps),
+            Transition::Complete { app, generation } => self.complete(at, app, *generation),
+            Transition::RollBack { app, generation, reason } => self.turn_back(at, app, *generation, reason),
+            Transition::RolledBack { app, generation } => self.rolled_back(at, app, *generation),
+            Transition::Pause { app, generation, reason } => self.pause(at, app, *generation, reason),
+            Transition::Assign { node, app, generation, desired } => {
+                self.assign(at, *node, app, *generation, *desired)
+            }
+            Transition::Forget { node, app, generation } => self.forget(at, *node, app, *generation),
+            Transition::Place { app, generation, node } => self.place(at, app, *generation, *node),
+        }?;
+        Ok(Reply::Done)
+    }
+
+    fn answered(&self, request: &RequestId) -> Option<Answer> {
+        let last = self.requests.get(&request.client)?;
+        match request.sequence.cmp(&last.sequence) {
+            std::cmp::Ordering::Equal => Some(last.answer.clone()),
+            std::cmp::Ordering::Less => Some(Err(Rejection::StaleRequest {
+                client: request.client.clone(),
+                sequence: request.sequence,
+            })),
+            std::cmp::Ordering::Greater => None,
+        }
+    }
+
+    fn remember(&mut self, index: u64, request: &RequestId, answer: &Answer) {
+        if !self.requests.contains_key(&request.client)
+            && self.requests.len() >= CLIENTS_MAX
+            && let Some(oldest) = self.requests.iter().min_by_key(|(_, last)| last.index)
+        {
+            let client = oldest.0.clone();
+            self.requests.remove(&client);
+        }
+        let answered = AnsweredRequest { sequence: request.sequence, answer: answer.clone(), index };
+        self.requests.insert(request.client.clone(), Arc::new(answered));
+    }
+
+    fn record(&mut self, at: At, app: Option<&AppName>, node: Option<NodeId>, message: String) {
+        if self.events.len() >= EVENTS_MAX {
+            self.events.pop_front();
+        }
+        let event = Event { index: at.index, time: at.time, app: app.cloned(), node, message };
+        self.events.push_back(Arc::new(event));
+    }
+}

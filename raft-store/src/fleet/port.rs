@@ -1,0 +1,110 @@
+//! Ports of nodes: who holds which, and how one is chosen.
+//!
+//! Chosen inside `apply` and nowhere else, so two leaders cannot give the same port twice.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use flotilla_spec::{AppName, AppSpec};
+
+use super::{Fleet, NodeId};
+use crate::Rejection;
+
+/// Ports that the command at hand takes, before it changes anything.
+#[derive(Default)]
+pub(super) struct Claims(BTreeMap<(NodeId, u16), AppName>);
+
+impl Fleet {
+    /// The ports that a generation with this spec would get on a node now, one per `spec.listen`.
+    pub fn choose_ports(&self, node: NodeId, spec: &AppSpec) -> Result<Vec<u16>, Rejection> {
+        let mut claims = Claims::default();
+        self.claim_fixed_ports(&mut claims, node, spec)?;
+        self.claim_ports(&mut claims, node, spec)
+    }
+
+    /// First for all apps of a command, so that no chosen port gets in the way of a fixed one.
+    pub(super) fn claim_fixed_ports(
+        &self,
+        claims: &mut Claims,
+        node: NodeId,
+        spec: &AppSpec,
+    ) -> Result<(), Rejection> {
+        let member = self.member(node)?;
+        for port in spec.listen.iter().map(|listen| listen.port).filter(|port| *port != 0) {
+            if member.reserved_ports.contains(&port) {
+                return Err(Rejection::PortReserved { port, node: member.name.clone() });
+            }
+            let holder = self.ports.get(&(node, port)).filter(|holder| **holder != spec.name).cloned();
+            if let Some(owner) = holder.or_else(|| claims.0.insert((node, port), spec.name.clone())) {
+                return Err(Rejection::PortTaken { port, node: member.name.clone(), owner });
+            }
+        }
+        Ok(())
+    }
+
+    /// `0` keeps the port that the same entry of `listen` has there, else gets the lowest free one of
+    /// the node's pool.
+    pub(super) fn claim_ports(
+        &self,
+        claims: &mut Claims,
+        node: NodeId,
+        spec: &AppSpec,
+    ) -> Result<Vec<u16>, Rejection> {
+        let member = self.member(node)?;
+        let before = self.newest_assignment(node, &spec.name).map_or(&[][..], |newest| &newest.ports);
+        let reserved: BTreeSet<u16> = member.reserved_ports.iter().copied().collect();
+        let usable = |claims: &Claims, port: u16| {
+            port != 0 && !reserved.contains(&port) && !claims.0.contains_key(&(node, port))
+        };
+        let mut ports = Vec::with_capacity(spec.listen.len());
+        for (entry, listen) in spec.listen.iter().enumerate() {
+            if listen.port != 0 {
+                ports.push(listen.port);
+                continue;
+            }
+            let sticky = before.get(entry).copied().filter(|port| usable(claims, *port));
+            let (from, to) = member.port_pool;
+            let port = sticky
+                .or_else(|| {
+                    (from..=to).find(|port| usable(claims, *port) && !self.ports.contains_key(&(node, *port)))
+                })
+                .ok_or_else(|| Rejection::PortPoolExhausted { node: member.name.clone(), from, to })?;
+            claims.0.insert((node, port), spec.name.clone());
+            ports.push(port);
+        }
+        Ok(ports)
+    }
+
+    pub(super) fn hold_ports(&mut self, node: NodeId, app: &AppName, ports: &[u16]) {
+        for port in ports {
+            self.ports.insert((node, *port), app.clone());
+        }
+    }
+
+    /// Frees what no other generation of the app uses on the node.
+    pub(super) fn free_ports(&mut self, node: NodeId, app: &AppName, ports: &[u16]) {
+        let kept: BTreeSet<u16> =
+            self.assignments_of(node, app).flat_map(|(_, assignment)| &assignment.ports).copied().collect();
+        for port in ports.iter().filter(|port| !kept.contains(port)) {
+            self.ports.remove(&(node, *port));
+        }
+    }
+
+    /// What `ports` must be: every port of every assignment.
+    pub(crate) fn held_ports(&self) -> Result<BTreeMap<(NodeId, u16), AppName>, String> {
+        let mut held: BTreeMap<(NodeId, u16), AppName> = BTreeMap::new();
+        for (node, assignments) in &self.assignments {
+            for ((app, _), assignment) in assignments {
+                for port in &Arc::as_ref(assignment).ports {
+                    let other = held.insert((*node, *port), app.clone());
+                    if let Some(other) = other.filter(|other| other != app) {
+                        return Err(format!("port {port} of node {node} is held by {other} and {app}"));
+                    }
+                }
+            }
+        }
+        Ok(held)
+    }
+}
