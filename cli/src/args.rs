@@ -5,7 +5,9 @@ use std::{future::Future, time::Duration};
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    app, client::Client, cluster, completion, dev,
+    app,
+    client::Client,
+    cluster, completion, dev,
     exit::{Exit, Failure},
     explain, node,
     output::{ColorChoice, Format, Output},
@@ -28,8 +30,7 @@ Exit codes: 0 done, 1 failed, 2 usage or invalid spec, 3 unreachable, 4 no leade
 6 not found, 10 changes pending (app plan --exit-code), 130 interrupted",
     subcommand_required = true,
     arg_required_else_help = true,
-    max_term_width = 110,
-    propagate_version = true
+    max_term_width = 110
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -128,7 +129,10 @@ impl Shell {
     }
 
     /// Runs a verb that talks to nodes.
-    pub(crate) fn block_on(&self, verb: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
+    pub(crate) fn block_on(
+        &self,
+        verb: impl Future<Output = Result<Exit, Failure>>,
+    ) -> Result<Exit, Failure> {
         self.log_to_stderr();
         tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(verb)
     }
@@ -152,7 +156,7 @@ impl Shell {
 }
 
 /// `--addr 10.0.0.7` means the gRPC port.
-fn with_port(address: &str) -> String {
+pub(crate) fn with_port(address: &str) -> String {
     let has_port = address.rsplit_once(':').is_some_and(|(host, port)| {
         port.parse::<u16>().is_ok() && (!host.contains(':') || host.ends_with(']'))
     });

@@ -239,7 +239,11 @@ mod tests {
             (Code::FailedPrecondition, Some("E0203"), 1),
             (Code::Internal, None, 1),
         ] {
-            assert_eq!(Failure::from(status(code, flotilla_code)).exit as u8, exit, "{code:?} {flotilla_code:?}");
+            assert_eq!(
+                Failure::from(status(code, flotilla_code)).exit as u8,
+                exit,
+                "{code:?} {flotilla_code:?}"
+            );
         }
     }
 

@@ -20,6 +20,8 @@ const API_VERSION: &str = "flotilla/v1";
 pub(crate) enum Format {
     #[default]
     Table,
+    /// A table with more columns
+    Wide,
     Json,
 }
 
@@ -72,8 +74,13 @@ impl Output {
     ) -> Result<(), Failure> {
         match self.format {
             Format::Json => self.print(&document(kind, json())),
-            Format::Table => self.print(&text(self.stdout)),
+            Format::Table | Format::Wide => self.print(&text(self.stdout)),
         }
+    }
+
+    /// A JSON document when JSON was asked for; people were told already.
+    pub(crate) fn json(&self, kind: &str, json: impl FnOnce() -> Value) -> Result<(), Failure> {
+        self.emit(kind, json, |_| String::new())
     }
 
     /// Data, to stdout. A reader that went away (`| head`) is the end of the verb, not a panic.
@@ -93,11 +100,16 @@ impl Output {
         }
     }
 
+    /// What went wrong, to stderr, even with `--quiet`.
+    pub(crate) fn complain(&self, text: &str) {
+        to_stderr(text);
+    }
+
     /// Why the verb failed, to stderr; as one JSON line when JSON was asked for.
     pub(crate) fn error(&self, failure: &Failure) {
         match self.format {
             Format::Json => to_stderr(&line("Error", failure.json())),
-            Format::Table => to_stderr(&failure.render(self.stderr)),
+            Format::Table | Format::Wide => to_stderr(&failure.render(self.stderr)),
         }
     }
 }

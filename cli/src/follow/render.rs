@@ -1,0 +1,198 @@
+//! A rollout in words: pure functions over what a node reports.
+
+use std::time::Duration;
+
+use flotilla_api::v1::{Rollout, RolloutStep};
+
+use crate::{
+    output::Style,
+    view::{clock, plural},
+};
+
+/// How a rollout ended for the one who asked for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    Serves,
+    RolledBack,
+    Failed,
+    /// Somebody asked for something else meanwhile.
+    Superseded,
+}
+
+pub(crate) fn ending(rollout: &Rollout) -> Ending {
+    match rollout.state.as_str() {
+        "completed" => Ending::Serves,
+        "rolled back" => Ending::RolledBack,
+        "superseded" => Ending::Superseded,
+        _ => Ending::Failed,
+    }
+}
+
+/// What moves where: the first line of a rollout.
+pub(crate) fn head(rollout: &Rollout, style: Style) -> String {
+    format!("{}  {}   {}", style.bold(&rollout.app), versions(rollout), rollout.state)
+}
+
+/// How far it is: a line per node, and what is waited for.
+pub(crate) fn body(rollout: &Rollout, style: Style) -> String {
+    let mut lines = Vec::new();
+    let width = rollout.steps.iter().map(|step| step.node.chars().count()).max().unwrap_or(0);
+    for step in &rollout.steps {
+        let node = format!("{:width$}", step.node);
+        let line = format!("  {} {node}  {:<10}  {}", mark(step, style), step.step, says(step, style));
+        lines.push(line.trim_end().to_owned());
+        lines.extend(step.warnings.iter().map(|warning| format!("    {} {warning}", style.yellow("!"))));
+    }
+    if !rollout.reason.is_empty() {
+        lines.push(format!("  {} {}", style.red("reason"), rollout.reason));
+    }
+    lines.extend(rollout.waiting.iter().map(|why| format!("  {} {why}", style.dim("waiting"))));
+    lines.join("\n")
+}
+
+/// The last word on a finished rollout.
+pub(crate) fn verdict(rollout: &Rollout, elapsed: Duration, style: Style) -> String {
+    let (app, version) = (&rollout.app, rollout.to_version);
+    let took = clock(elapsed);
+    let mut lines = Vec::new();
+    match ending(rollout) {
+        Ending::Serves => {
+            let nodes = plural(rollout.steps.iter().filter(|step| step.step == "done").count(), "node");
+            let next = if rollout.from_version == 0 {
+                format!("Look at it: flotilla app describe {app}")
+            } else {
+                format!("Undo: flotilla app rollback {app}")
+            };
+            lines.push(format!(
+                "{} {app} is at version {version} on {nodes} ({took}). {next}",
+                style.green("✓")
+            ));
+        }
+        Ending::RolledBack => {
+            let back = match rollout.from_version {
+                0 => String::new(),
+                from => format!(" to {from}"),
+            };
+            lines.push(format!("{} {app} {version} rolled back{back} after {took}", style.red("✗")));
+        }
+        Ending::Failed => {
+            let serves = match rollout.from_version {
+                0 => "nothing served before".to_owned(),
+                from => format!("version {from} serves on"),
+            };
+            lines.push(format!("{} {app} {version} failed after {took}; {serves}", style.red("✗")));
+        }
+        Ending::Superseded => {
+            lines.push(format!("{} {app} {version} was superseded by a later change", style.yellow("!")));
+        }
+    }
+    if ending(rollout) != Ending::Serves && !rollout.reason.is_empty() {
+        lines.push(format!("  {}", rollout.reason));
+    }
+    for step in &rollout.steps {
+        if step.step == "failed" && !rollout.reason.contains(&step.detail) {
+            lines.push(format!("  {}: {}", step.node, step.detail));
+        }
+        lines.extend(
+            step.warnings.iter().map(|warning| format!("{} {}: {warning}", style.yellow("!"), step.node)),
+        );
+    }
+    if ending(rollout) == Ending::Serves {
+        lines.extend(laggards(rollout).map(|node| {
+            format!("{} {node} is down; it will serve version {version} when it is back", style.yellow("!"))
+        }));
+    } else if ending(rollout) != Ending::Superseded {
+        lines.push(format!("  see  flotilla app describe {app}      flotilla app history {app}"));
+    }
+    lines.join("\n")
+}
+
+/// One `key=value` line for each thing that is new since `before`, for logs.
+pub(crate) fn changes(before: Option<&Rollout>, now: &Rollout, time: &str) -> Vec<String> {
+    let line = |rest: String| format!("time={time} app={} version={} {rest}", now.app, now.to_version);
+    let mut lines = Vec::new();
+    for step in &now.steps {
+        let known = before.and_then(|before| before.steps.iter().find(|known| known.node == step.node));
+        let same = known.is_some_and(|known| {
+            (&known.step, &known.readiness, known.live, still(&known.detail))
+                == (&step.step, &step.readiness, step.live, still(&step.detail))
+        });
+        if !same {
+            let mut rest =
+                format!("node={} phase={} readiness={}", step.node, step.step, quoted(&step.readiness));
+            if !step.live {
+                rest += " live=false";
+            }
+            if !step.detail.is_empty() {
+                rest += &format!(" detail={}", quoted(&step.detail));
+            }
+            lines.push(line(rest));
+        }
+        let known_warnings = known.map(|known| known.warnings.as_slice()).unwrap_or_default();
+        for warning in step.warnings.iter().filter(|warning| !known_warnings.contains(warning)) {
+            lines.push(line(format!("node={} warning={}", step.node, quoted(warning))));
+        }
+    }
+    let known_waiting: Vec<String> =
+        before.map(|before| before.waiting.iter().map(|why| still(why)).collect()).unwrap_or_default();
+    for why in now.waiting.iter().filter(|why| !known_waiting.contains(&still(why))) {
+        lines.push(line(format!("waiting={}", quoted(why))));
+    }
+    if before.is_none_or(|before| before.state != now.state) {
+        let mut rest = format!("phase={}", quoted(&now.state));
+        if !now.reason.is_empty() {
+            rest += &format!(" reason={}", quoted(&now.reason));
+        }
+        lines.push(line(rest));
+    }
+    lines
+}
+
+/// Placed nodes that are down: a rollout completes without them.
+fn laggards(rollout: &Rollout) -> impl Iterator<Item = &str> {
+    rollout.steps.iter().filter(|step| !step.live && step.step != "done").map(|step| step.node.as_str())
+}
+
+pub(crate) fn versions(rollout: &Rollout) -> String {
+    match rollout.from_version {
+        0 => format!("version {}", rollout.to_version),
+        from => format!("{from} → {}", rollout.to_version),
+    }
+}
+
+fn mark(step: &RolloutStep, style: Style) -> String {
+    match step.step.as_str() {
+        "done" => style.green("✓"),
+        "failed" => style.red("✗"),
+        "preparing" => style.dim("·"),
+        _ => style.yellow("●"),
+    }
+}
+
+fn says(step: &RolloutStep, style: Style) -> String {
+    if !step.live && step.step != "done" {
+        return style.yellow("down, not waited for");
+    }
+    match (step.readiness.as_str(), step.detail.as_str()) {
+        ("" | "unknown", "") => String::new(),
+        ("" | "unknown", detail) => detail.to_owned(),
+        (readiness, "") => readiness.to_owned(),
+        (readiness, detail) => format!("{readiness}: {detail}"),
+    }
+}
+
+/// A text without its numbers: a countdown is not news each second.
+fn still(text: &str) -> String {
+    text.chars().filter(|char| !char.is_ascii_digit()).collect()
+}
+
+/// As logfmt wants it: bare words as they are, everything else in quotes.
+fn quoted(text: &str) -> String {
+    let bare =
+        !text.is_empty() && text.chars().all(|char| char.is_ascii_alphanumeric() || "-_.:/".contains(char));
+    if bare {
+        text.to_owned()
+    } else {
+        format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n"))
+    }
+}
