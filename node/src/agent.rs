@@ -11,7 +11,7 @@ use std::{
 };
 
 use flotilla_proxy::{GenerationStatus, Proxy};
-use flotilla_raft_store::{AppName, Fleet, GenerationId, NodeId};
+use flotilla_raft_store::{AppName, Fleet, GenerationId, NodeId, spec_digest};
 use tokio::{sync::watch, time::Instant};
 use tracing::{debug, info, warn};
 
@@ -40,6 +40,8 @@ pub(crate) struct Agent {
     traffic_address: Option<IpAddr>,
     /// Why a generation cannot be prepared here. Forgotten when it is tried again.
     rejected: BTreeMap<Key, String>,
+    /// The digest of the spec that each running generation was compiled from.
+    compiled: BTreeMap<Key, [u8; 32]>,
     running: watch::Sender<Running>,
 }
 
@@ -51,7 +53,7 @@ impl Agent {
         traffic_address: Option<IpAddr>,
     ) -> (Self, watch::Receiver<Running>) {
         let (running, reports) = watch::channel(Running::default());
-        (Self { me, fleet, proxy, traffic_address, rejected: BTreeMap::new(), running }, reports)
+        (Self { me, fleet, proxy, traffic_address, rejected: BTreeMap::new(), compiled: BTreeMap::new(), running }, reports)
     }
 
     pub(crate) async fn run(mut self) -> anyhow::Result<()> {
@@ -76,7 +78,7 @@ impl Agent {
         let desired = fleet.assignments.get(&self.me).cloned().unwrap_or_default();
         loop {
             let status = self.proxy.status();
-            let actions: Vec<_> = plan::plan(fleet, &desired, &plan::running(&status))
+            let actions: Vec<_> = plan::plan(&desired, &plan::running(&status), |key| plan::drain_of(fleet, key))
                 .into_iter()
                 .filter(|action| !self.rejected.contains_key(action.key()))
                 .collect();
@@ -94,12 +96,9 @@ impl Agent {
         }
     }
 
-    async fn act(&self, fleet: &Fleet, action: Action) -> Result<(), String> {
+    async fn act(&mut self, fleet: &Fleet, action: Action) -> Result<(), String> {
         match action {
-            Action::Prepare { key } => {
-                let config = translate::translate(fleet, self.me, &key, self.traffic_address)?;
-                self.proxy.prepare(config).await.map_err(|err| err.to_string())
-            }
+            Action::Prepare { key } => self.prepare(fleet, key).await,
             Action::Serve { key: (app, generation) } => {
                 info!(%app, %generation, "serve");
                 self.proxy.serve(app.as_str(), generation.0).map_err(|err| err.to_string())
@@ -115,15 +114,36 @@ impl Agent {
         }
     }
 
-    fn publish(&self, fleet: &Fleet) {
+    async fn prepare(&mut self, fleet: &Fleet, key: Key) -> Result<(), String> {
+        let (Some(generation), Some(assignment)) =
+            (fleet.generations.get(&key), fleet.assignment(self.me, &key.0, key.1))
+        else {
+            return Err("the fleet does not know the generation".to_owned());
+        };
+        let config = translate::translate(&generation.spec, key.1, &assignment.ports, self.traffic_address);
+        self.proxy.prepare(config).await.map_err(|err| err.to_string())?;
+        self.compiled.insert(key, spec_digest(&generation.spec));
+        Ok(())
+    }
+
+    fn publish(&mut self, fleet: &Fleet) {
         let status = self.proxy.status();
-        let by_key: BTreeMap<Key, &GenerationStatus> =
+        let running: BTreeMap<Key, &GenerationStatus> =
             status.iter().filter_map(|status| Some((plan::key(status)?, status))).collect();
-        let desired = fleet.assignments.get(&self.me);
-        let keys: BTreeSet<&Key> = desired.into_iter().flat_map(|desired| desired.keys()).chain(by_key.keys()).collect();
+        let assigned = fleet.assignments.get(&self.me);
+        let desired = |key: &Key| assigned.and_then(|assigned| assigned.get(key)).map(|asked| asked.desired);
+        self.compiled.retain(|key, _| running.contains_key(key));
+        self.rejected.retain(|key, _| desired(key).is_some());
+        let keys: BTreeSet<&Key> = assigned.into_iter().flat_map(|assigned| assigned.keys()).chain(running.keys()).collect();
         let reports = keys.into_iter().filter_map(|key| {
-            let rejected = self.rejected.get(key).map(String::as_str);
-            Some((key.clone(), plan::report(fleet, key, by_key.get(key).copied(), rejected)?))
+            let report = plan::report(
+                fleet.generations.get(key)?,
+                desired(key),
+                running.get(key).copied(),
+                self.rejected.get(key).map(String::as_str),
+                self.compiled.get(key).copied(),
+            );
+            Some((key.clone(), report))
         });
         let reports: BTreeMap<_, _> = reports.collect();
         self.running.send_if_modified(|running| {
