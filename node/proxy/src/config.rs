@@ -87,7 +87,7 @@ pub enum ResolveMode {
     First,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Family {
     Any,
     V4,

@@ -9,9 +9,14 @@ use std::{net::SocketAddr, sync::Arc};
 use arc_swap::ArcSwap;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::{keeper::Keeper, resolve::Resolver};
 use crate::config::PoolConfig;
 
 pub mod balance;
+mod health;
+mod keeper;
+mod probe;
+mod resolve;
 mod wheel;
 
 /// The endpoints of one pool at one moment. Immutable; a change publishes a new set.
@@ -72,15 +77,18 @@ pub struct EndpointStatus {
     pub last_error: Option<String>,
 }
 
-/// The running control side of one pool. Its tasks end with `stop`.
+/// The control side of one pool: what it publishes.
 pub struct Upstream {
     set: ArcSwap<EndpointSet>,
     status: ArcSwap<Vec<TargetStatus>>,
 }
 
 impl Upstream {
-    /// Spawns what resolves and checks the targets of `pool` on `tasks`; must be called inside a tokio runtime.
-    /// `changed` is called after every change of the set or the status, from the control runtime; it must not block.
+    /// Spawns what resolves and checks the targets of `pool` on `tasks`, where it runs until `stop`. Must be called
+    /// inside a tokio runtime.
+    ///
+    /// What is known without waiting (addresses that nobody checks) is published when this returns. `changed` is
+    /// called after every later change of the set or the status, from the control runtime; it must not block.
     pub fn start(
         pool: &PoolConfig,
         app: &str,
@@ -89,8 +97,25 @@ impl Upstream {
         stop: CancellationToken,
         changed: Arc<dyn Fn() + Send + Sync>,
     ) -> Arc<Self> {
-        let _ = (pool, app, pool_name, tasks, stop, changed);
-        Arc::new(Self { set: ArcSwap::default(), status: ArcSwap::default() })
+        Self::start_with(None, pool, (app, pool_name), tasks, stop, changed)
+    }
+
+    /// `None`: names are looked up by the resolver of this runtime.
+    fn start_with(
+        resolver: Option<Arc<Resolver>>,
+        pool: &PoolConfig,
+        name: (&str, &str),
+        tasks: &TaskTracker,
+        stop: CancellationToken,
+        changed: Arc<dyn Fn() + Send + Sync>,
+    ) -> Arc<Self> {
+        let upstream = Arc::new(Self { set: ArcSwap::default(), status: ArcSwap::default() });
+        let keeper = Keeper::new(upstream.clone(), name, pool, resolver);
+        // Addresses that nobody checks never change: 10,000 apps of that kind cost no task at all.
+        if !keeper.is_settled() {
+            tasks.spawn(keeper.run(stop, changed));
+        }
+        upstream
     }
 
     /// What the workers choose from: one atomic read, no lock.
@@ -103,3 +128,6 @@ impl Upstream {
         self.status.load().as_ref().clone()
     }
 }
+
+#[cfg(test)]
+mod tests;

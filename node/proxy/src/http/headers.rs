@@ -170,8 +170,8 @@ pub fn sanitize_request(request: &mut request::Parts, client: SocketAddr, local_
     let headers = &mut request.headers;
     let upgrade = if upgrade { offered_protocols(headers) } else { None };
     // RFC 9110 §10.1.4: whether the *client* takes trailers is worth passing on; codings are between two hops.
-    let trailers = headers.contains_key(TE)
-        && tokens(headers, &TE).any(|token| token.eq_ignore_ascii_case("trailers"));
+    let trailers =
+        headers.contains_key(TE) && tokens(headers, &TE).any(|token| token.eq_ignore_ascii_case("trailers"));
     strip_connection_fields(headers);
     strip_client_claims(headers);
     // Both fields must be named in `Connection` again (RFC 9110 §7.6.1).

@@ -71,7 +71,10 @@ impl Router {
         };
         for (index, route) in routes.iter().enumerate() {
             let Some(pool) = pool(&route.pool) else {
-                return Err(CompileError::UnknownPool { route: route.name.clone(), pool: route.pool.clone() });
+                return Err(CompileError::UnknownPool {
+                    route: route.name.clone(),
+                    pool: route.pool.clone(),
+                });
             };
             router.rules.push(Rule::compile(route, pool)?);
             if route.hosts.is_empty() {
@@ -147,9 +150,9 @@ impl Rule {
         let path_matches = match &self.path {
             None => true,
             Some(PathMatch::Exact(exact)) => path == exact,
-            Some(PathMatch::Prefix(prefix)) => {
-                path.strip_prefix(prefix.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-            }
+            Some(PathMatch::Prefix(prefix)) => path
+                .strip_prefix(prefix.as_str())
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
         };
         path_matches && (self.methods.is_empty() || self.methods.contains(method))
     }
@@ -377,7 +380,8 @@ mod tests {
             methods: Vec::new(),
             pool: "p".to_owned(),
         };
-        let fails = |route: RouteConfig| Router::compile(&[route], &["p".to_owned()]).unwrap_err().to_string();
+        let fails =
+            |route: RouteConfig| Router::compile(&[route], &["p".to_owned()]).unwrap_err().to_string();
         let pool = RouteConfig { pool: "q".to_owned(), ..good.clone() };
         assert_eq!(fails(pool), "route `r`: there is no pool `q`");
         let method = RouteConfig { methods: vec!["GE T".to_owned()], ..good.clone() };

@@ -73,7 +73,7 @@ impl Balance for P2c {
         let Some(second) = draw(candidates, Some(first), mix(candidates.random)) else {
             return Some(candidates.set.available[first]);
         };
-        let [first, second] = [first, second].map(|place| candidates.set.available[place]);
+        let [first, second] = [first, second].map(|entry| candidates.set.available[entry]);
         let load = |one: u32, other: u32| {
             u64::from((candidates.pending)(one as usize))
                 * u64::from(candidates.set.endpoints[other as usize].weight)
@@ -84,42 +84,39 @@ impl Balance for P2c {
 
 /// One after the other, each as often as it weighs, its turns spread out.
 ///
-/// Starts at a random point, so that the workers of all nodes do not march in step towards the same endpoint.
+/// Starts at a random turn, so that the workers of all nodes do not march in step towards the same endpoint.
 #[derive(Default)]
 struct RoundRobin {
-    /// The point of the wheel whose turn was last; `None` before the first choice.
-    point: Cell<Option<u64>>,
+    /// The number of the next turn; `None` before the first.
+    turn: Cell<Option<u64>>,
 }
 
 impl Balance for RoundRobin {
     fn pick(&self, candidates: &Candidates<'_>) -> Option<u32> {
-        let wheel = &candidates.set.wheel;
-        let points = wheel.points();
-        if points == 0 {
+        let EndpointSet { available, wheel, .. } = candidates.set;
+        if available.is_empty() {
             return None;
         }
-        // The set may have changed since the last turn, and with it the circumference.
-        let mut point = self.point.get().unwrap_or_else(|| wheel::scale(candidates.random, points)) % points;
-        // One step is enough unless this is a retry. A heavy endpoint that was tried owns many points, so a bounded
-        // walk may meet nobody else; the draw then finds who is left.
+        // One turn is enough unless this is a retry. A heavy endpoint that was tried has many turns, so a bounded
+        // number of them may meet nobody else; the draw then finds who is left.
         for _ in 0..=2 * candidates.tried.len() {
-            point = (point + wheel.stride()) % points;
-            let endpoint = candidates.set.available[wheel.owner(point)];
+            let turn = self.turn.get().unwrap_or(candidates.random);
+            self.turn.set(Some(turn.wrapping_add(1)));
+            let endpoint = available[wheel.turn(turn)];
             if !candidates.tried.contains(&endpoint) {
-                self.point.set(Some(point));
                 return Some(endpoint);
             }
         }
-        draw(candidates, None, candidates.random).map(|place| candidates.set.available[place])
+        draw(candidates, None, candidates.random).map(|entry| available[entry])
     }
 }
 
-/// A place in `available` by weight, out of those neither tried nor `except`; `random` decides.
+/// An entry of `available` by weight, out of those neither tried nor `except`; `random` decides.
 fn draw(candidates: &Candidates<'_>, except: Option<usize>, random: u64) -> Option<usize> {
     let EndpointSet { available, wheel, .. } = candidates.set;
     if candidates.tried.is_empty() {
         // Cut the excepted stretch out of the circle, draw, and step over the cut.
-        let (start, length) = except.map_or((u64::MAX, 0), |place| wheel.stretch(place));
+        let (start, length) = except.map_or((u64::MAX, 0), |entry| wheel.stretch(entry));
         let points = wheel.points() - length;
         if points == 0 {
             return None;
@@ -130,13 +127,13 @@ fn draw(candidates: &Candidates<'_>, except: Option<usize>, random: u64) -> Opti
     // A retry: rare enough to walk the whole set twice.
     let left = || {
         (0..available.len())
-            .filter(|&place| Some(place) != except && !candidates.tried.contains(&available[place]))
-            .map(|place| (place, wheel.stretch(place).1))
+            .filter(|&entry| Some(entry) != except && !candidates.tried.contains(&available[entry]))
+            .map(|entry| (entry, wheel.stretch(entry).1))
     };
     let mut point = wheel::scale(random, left().map(|(_, weight)| weight).sum());
-    for (place, weight) in left() {
+    for (entry, weight) in left() {
         if point < weight {
-            return Some(place);
+            return Some(entry);
         }
         point -= weight;
     }
@@ -150,3 +147,6 @@ fn mix(random: u64) -> u64 {
     let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)
 }
+
+#[cfg(test)]
+mod tests;

@@ -156,7 +156,10 @@ fn fields_about_this_connection_stay_here() {
         ("Accept: x", "accept: x\nhost: h"),
         ("Connection: close", "host: h"),
         ("Connection: keep-alive\nKeep-Alive: timeout=5\nProxy-Connection: keep-alive", "host: h"),
-        ("Connection: x-a, X-B ,\nConnection: x-c\nX-A: 1\nX-A: 2\nX-B: 3\nX-C: 4\nX-D: 5", "host: h\nx-d: 5"),
+        (
+            "Connection: x-a, X-B ,\nConnection: x-c\nX-A: 1\nX-A: 2\nX-B: 3\nX-C: 4\nX-D: 5",
+            "host: h\nx-d: 5",
+        ),
         ("Connection: host, content-length\nContent-Length: 3", "content-length: 3\nhost: h"),
         ("Connection: not a name\nX-A: 1", "host: h\nx-a: 1"),
         ("Transfer-Encoding: chunked", "host: h"),
@@ -205,7 +208,8 @@ fn an_http_1_0_request_goes_on_as_http_1_1() {
 
 #[test]
 fn what_a_client_claims_about_itself_is_replaced_by_what_we_saw() {
-    let seen = "x-forwarded-for: 192.0.2.7\nx-forwarded-host: h:80\nx-forwarded-port: 8080\nx-forwarded-proto: http";
+    let seen =
+        "x-forwarded-for: 192.0.2.7\nx-forwarded-host: h:80\nx-forwarded-port: 8080\nx-forwarded-proto: http";
     for claims in [
         "",
         "\nX-Forwarded-For: 1.2.3.4\nX-Forwarded-For: 5.6.7.8\nX-Forwarded-Proto: https",

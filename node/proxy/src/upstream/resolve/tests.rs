@@ -1,0 +1,309 @@
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use tokio::net::UdpSocket;
+
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn question() -> Question {
+    let config = ResolveConfig {
+        mode: ResolveMode::All,
+        family: Family::Any,
+        min_ttl: SECOND,
+        max_ttl: 60 * SECOND,
+        stale: 600 * SECOND,
+    };
+    Question::new("web.test", &config)
+}
+
+fn ips(text: &str) -> Vec<IpAddr> {
+    text.split_whitespace().map(|ip| ip.parse().unwrap()).collect()
+}
+
+mod memory {
+    use super::*;
+
+    struct Life {
+        memory: Memory,
+        now: Instant,
+    }
+
+    impl Life {
+        fn new() -> Self {
+            Self { memory: Memory::default(), now: Instant::now() }
+        }
+
+        /// Takes in an answer with this TTL, or a failure; checks what is published and the wait in milliseconds.
+        #[track_caller]
+        fn check(&mut self, answer: Result<(&str, u64), &str>, addresses: &str, wait_ms: u64) {
+            let resolution = match answer {
+                Ok(_) => Resolution::Resolved,
+                Err(reason) => Resolution::Failed(reason.to_owned()),
+            };
+            let answer = answer
+                .map(|(text, ttl)| Answer { addresses: ips(text), ttl: Duration::from_secs(ttl) })
+                .map_err(str::to_owned);
+            let (known, wait) = self.memory.learn(answer, self.now, &question());
+            assert_eq!(known, Known { resolution, addresses: ips(addresses).into() });
+            assert_eq!(wait, Duration::from_millis(wait_ms));
+            self.now += wait;
+        }
+    }
+
+    #[test]
+    fn an_answer_is_asked_for_again_before_it_expires() {
+        let mut life = Life::new();
+        life.check(Ok(("1.1.1.1 2.2.2.2", 10)), "1.1.1.1 2.2.2.2", 9_000);
+        life.check(Ok(("::1", 20)), "::1", 18_000);
+    }
+
+    #[test]
+    fn times_to_live_are_clamped() {
+        let mut life = Life::new();
+        life.check(Ok(("1.1.1.1", 0)), "1.1.1.1", 900);
+        life.check(Ok(("1.1.1.1", 86_400)), "1.1.1.1", 54_000);
+    }
+
+    #[test]
+    fn no_configuration_makes_a_busy_loop() {
+        let zero = Question { min_ttl: Duration::ZERO, max_ttl: Duration::ZERO, ..question() };
+        let answer = Answer { addresses: ips("1.1.1.1"), ttl: 5 * SECOND };
+        let (_, wait) = Memory::default().learn(Ok(answer), Instant::now(), &zero);
+        assert_eq!(wait, Duration::from_millis(90));
+    }
+
+    #[test]
+    fn failures_are_retried_ever_more_slowly() {
+        let mut life = Life::new();
+        for wait in [1, 2, 4, 8, 16, 30, 30, 30] {
+            life.check(Err("no such name"), "", wait * 1000);
+        }
+        life.check(Ok(("1.1.1.1", 10)), "1.1.1.1", 9_000);
+        life.check(Err("no such name"), "1.1.1.1", 1_000);
+    }
+
+    #[test]
+    fn the_last_good_answer_stays_until_it_is_too_old() {
+        let mut life = Life::new();
+        life.check(Ok(("1.1.1.1", 10)), "1.1.1.1", 9_000);
+        // It expires at 10 s and is kept for 600 s more; 9 + 31 + 18 * 30 = 580 s pass.
+        for wait in [1, 2, 4, 8, 16].into_iter().chain([30; 18]) {
+            life.check(Err("timed out"), "1.1.1.1", wait * 1000);
+        }
+        life.check(Err("timed out"), "1.1.1.1", 30_000);
+        // At 610 s exactly it is over.
+        life.check(Err("timed out"), "", 30_000);
+        life.check(Ok(("2.2.2.2", 10)), "2.2.2.2", 9_000);
+    }
+
+    #[test]
+    fn the_last_retry_comes_when_the_stale_answer_ends() {
+        let question = Question { stale: SECOND / 2, ..question() };
+        let mut memory = Memory::default();
+        let now = Instant::now();
+        let answer = Answer { addresses: ips("1.1.1.1"), ttl: 10 * SECOND };
+        let (_, wait) = memory.learn(Ok(answer), now, &question);
+        let (known, rest) = memory.learn(Err("x".to_owned()), now + wait, &question);
+        assert_eq!((known.addresses.len(), rest), (1, SECOND), "9 s + 1 s backoff");
+        let (known, rest) = memory.learn(Err("x".to_owned()), now + wait + rest, &question);
+        assert_eq!((known.addresses.len(), rest), (1, SECOND / 2), "cut short from 2 s");
+        let (known, _) = memory.learn(Err("x".to_owned()), now + wait + SECOND + rest, &question);
+        assert_eq!(known.addresses.len(), 0);
+    }
+}
+
+#[test]
+fn all_or_the_first_address_of_an_answer_is_used() {
+    let answer = ips("3.3.3.3 1.1.1.1 2.2.2.2");
+    let one = |ip: &str| ips(ip).first().copied();
+    assert_eq!(choose(ResolveMode::All, &answer, one("1.1.1.1")), answer);
+    assert_eq!(choose(ResolveMode::First, &answer, None), ips("3.3.3.3"));
+    assert_eq!(choose(ResolveMode::First, &answer, one("1.1.1.1")), ips("1.1.1.1"), "it stays");
+    assert_eq!(choose(ResolveMode::First, &answer, one("9.9.9.9")), ips("3.3.3.3"), "it moves");
+    assert_eq!(choose(ResolveMode::First, &[], one("9.9.9.9")), ips(""));
+}
+
+/// A name server for the tests: answers A and AAAA from a table that can be changed.
+pub(in crate::upstream) struct NameServer {
+    pub(in crate::upstream) address: SocketAddr,
+    table: Arc<Mutex<HashMap<String, Reply>>>,
+    questions: Arc<AtomicUsize>,
+    _task: JoinSet<()>,
+}
+
+#[derive(Clone)]
+enum Reply {
+    Addresses(Vec<IpAddr>),
+    ServerFailure,
+}
+
+impl NameServer {
+    pub(in crate::upstream) async fn start() -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        let (table, questions) =
+            (Arc::<Mutex<HashMap<String, Reply>>>::default(), Arc::<AtomicUsize>::default());
+        let (answers, count) = (table.clone(), questions.clone());
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            let mut packet = [0; 512];
+            loop {
+                let (length, client) = socket.recv_from(&mut packet).await.unwrap();
+                count.fetch_add(1, Ordering::Relaxed);
+                let reply = Self::reply(&packet[..length], &answers.lock().unwrap());
+                socket.send_to(&reply, client).await.unwrap();
+            }
+        });
+        Self { address, table, questions, _task: task }
+    }
+
+    pub(in crate::upstream) fn set(&self, name: &str, addresses: &str) {
+        self.table.lock().unwrap().insert(name.to_owned(), Reply::Addresses(ips(addresses)));
+    }
+
+    pub(in crate::upstream) fn fail(&self, name: &str) {
+        self.table.lock().unwrap().insert(name.to_owned(), Reply::ServerFailure);
+    }
+
+    pub(in crate::upstream) fn questions(&self) -> usize {
+        self.questions.load(Ordering::Relaxed)
+    }
+
+    /// RFC 1035 §4: header, the question as it came, and one record of TTL 1 per address of the asked type.
+    fn reply(packet: &[u8], table: &HashMap<String, Reply>) -> Vec<u8> {
+        let (mut at, mut labels) = (12, Vec::new());
+        while packet[at] != 0 {
+            let end = at + 1 + usize::from(packet[at]);
+            labels.push(String::from_utf8_lossy(&packet[at + 1..end]).to_lowercase());
+            at = end;
+        }
+        let (wants_v6, question_end) = (packet[at + 2] == 28, at + 5);
+        let (code, addresses) = match table.get(&labels.join(".")) {
+            Some(Reply::Addresses(all)) => {
+                (0, all.iter().copied().filter(|ip| ip.is_ipv6() == wants_v6).collect())
+            }
+            Some(Reply::ServerFailure) => (2, Vec::new()),
+            None => (3, Vec::new()),
+        };
+        let count = u8::try_from(addresses.len()).unwrap();
+        let mut reply = vec![packet[0], packet[1], 0x81, 0x80 | code, 0, 1, 0, count, 0, 0, 0, 0];
+        reply.extend(&packet[12..question_end]);
+        for address in addresses {
+            let octets = match address {
+                IpAddr::V4(ip) => ip.octets().to_vec(),
+                IpAddr::V6(ip) => ip.octets().to_vec(),
+            };
+            let (kind, length) = if wants_v6 { (28, 16) } else { (1, 4) };
+            reply.extend([0xC0, 12, 0, kind, 0, 1, 0, 0, 0, 1, 0, length]);
+            reply.extend(octets);
+        }
+        reply
+    }
+}
+
+/// Waits until the name is known as this. `Err` names the expected reason.
+async fn settles(name: &mut watch::Receiver<Known>, resolution: Result<(), &str>, addresses: &str) {
+    let resolution = match resolution {
+        Ok(()) => Resolution::Resolved,
+        Err(reason) => Resolution::Failed(reason.to_owned()),
+    };
+    let expected = Known { resolution, addresses: ips(addresses).into() };
+    let settled = tokio::time::timeout(10 * SECOND, name.wait_for(|known| *known == expected)).await;
+    assert!(settled.is_ok(), "not {expected:?}");
+}
+
+/// Answers live a tenth of a second, so that changes are seen soon.
+fn brief() -> Question {
+    Question { min_ttl: Duration::ZERO, max_ttl: Duration::ZERO, stale: SECOND / 2, ..question() }
+}
+
+#[tokio::test]
+async fn a_changed_answer_is_seen_when_the_old_one_expires() {
+    let server = NameServer::start().await;
+    server.set("web.test", "10.0.0.2 10.0.0.1 fd00::1");
+    let resolver = Resolver::at(server.address);
+    let mut name = resolver.watch(brief());
+    settles(&mut name, Ok(()), "10.0.0.2 10.0.0.1 fd00::1").await;
+    server.set("web.test", "10.0.0.3");
+    settles(&mut name, Ok(()), "10.0.0.3").await;
+}
+
+#[tokio::test]
+async fn a_family_narrows_the_question() {
+    let server = NameServer::start().await;
+    server.set("web.test", "10.0.0.1 fd00::1");
+    let resolver = Resolver::at(server.address);
+    for (family, expected) in
+        [(Family::Any, "10.0.0.1 fd00::1"), (Family::V4, "10.0.0.1"), (Family::V6, "fd00::1")]
+    {
+        settles(&mut resolver.watch(Question { family, ..question() }), Ok(()), expected).await;
+    }
+}
+
+#[tokio::test]
+async fn addresses_survive_a_failing_server_for_a_while_and_come_back() {
+    let server = NameServer::start().await;
+    server.set("web.test", "10.0.0.1");
+    let resolver = Resolver::at(server.address);
+    let mut name = resolver.watch(brief());
+    settles(&mut name, Ok(()), "10.0.0.1").await;
+    server.fail("web.test");
+    let failed = |known: &Known| matches!(known.resolution, Resolution::Failed(_));
+    assert_eq!(&*name.wait_for(failed).await.unwrap().addresses, ips("10.0.0.1"));
+    name.wait_for(|known| known.addresses.is_empty()).await.unwrap();
+    server.set("web.test", "10.0.0.2");
+    settles(&mut name, Ok(()), "10.0.0.2").await;
+}
+
+#[tokio::test]
+async fn a_name_that_does_not_exist_says_so() {
+    let server = NameServer::start().await;
+    server.set("empty.test", "");
+    let resolver = Resolver::at(server.address);
+    settles(&mut resolver.watch(question()), Err("no such name"), "").await;
+    let empty = Question { host: "empty.test".into(), ..question() };
+    settles(&mut resolver.watch(empty), Err("the name has no addresses"), "").await;
+}
+
+#[tokio::test]
+async fn localhost_needs_no_name_server() {
+    let server = NameServer::start().await;
+    let resolver = Resolver::at(server.address);
+    let localhost = Question { host: "localhost".into(), family: Family::V4, ..question() };
+    settles(&mut resolver.watch(localhost), Ok(()), "127.0.0.1").await;
+    assert_eq!(server.questions(), 0);
+}
+
+#[tokio::test]
+async fn many_listeners_cost_one_lookup_and_none_costs_none() {
+    let server = NameServer::start().await;
+    server.set("web.test", "10.0.0.1");
+    let resolver = Resolver::at(server.address);
+    let mut names: Vec<_> = (0..100).map(|_| resolver.watch(question())).collect();
+    for name in &mut names {
+        settles(name, Ok(()), "10.0.0.1").await;
+    }
+    assert_eq!(server.questions(), 2, "one for each family");
+    drop(names);
+    let forgotten = async {
+        while !resolver.shared.names.lock().unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(10 * SECOND, forgotten).await.expect("the task of the name ends");
+    settles(&mut resolver.watch(question()), Ok(()), "10.0.0.1").await;
+    assert_eq!(server.questions(), 4, "a new listener asks again");
+}
+
+#[tokio::test]
+async fn a_runtime_has_one_resolver_while_somebody_holds_it() {
+    let first = Resolver::shared();
+    assert!(Arc::ptr_eq(&first, &Resolver::shared()));
+    let weak = Arc::downgrade(&first);
+    drop(first);
+    assert!(weak.upgrade().is_none());
+}

@@ -1,0 +1,232 @@
+use std::{net::SocketAddr, time::Duration};
+
+use tokio::{net::TcpListener, sync::watch};
+
+use super::{resolve::tests::NameServer, *};
+use crate::config::{CheckConfig, CheckKind, Family, ResolveConfig, ResolveMode, TargetConfig, TcpKeepalive};
+
+/// A running upstream and the means to wait for what it does.
+struct Running {
+    upstream: Arc<Upstream>,
+    changes: watch::Receiver<u32>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Running {
+    fn start(pool: &PoolConfig, resolver: Option<Arc<Resolver>>) -> Self {
+        let (sender, changes) = watch::channel(0);
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let changed = Arc::new(move || sender.send_modify(|count| *count += 1));
+        let upstream =
+            Upstream::start_with(resolver, pool, ("app", "default"), &tasks, stop.clone(), changed);
+        Self { upstream, changes, tasks, stop }
+    }
+
+    /// Waits for a change that makes it so; looks only when told of one, so an unannounced change fails.
+    async fn until(&mut self, what: &str, mut condition: impl FnMut(&Upstream) -> bool) {
+        let wait = async {
+            while !condition(&self.upstream) {
+                self.changes.changed().await.unwrap();
+            }
+        };
+        if tokio::time::timeout(Duration::from_secs(10), wait).await.is_err() {
+            panic!("not {what}: {:#?}", self.upstream.status());
+        }
+    }
+
+    fn available(&self) -> Vec<SocketAddr> {
+        available(&self.upstream)
+    }
+}
+
+fn available(upstream: &Upstream) -> Vec<SocketAddr> {
+    let set = upstream.set().load();
+    set.available.iter().map(|&i| set.endpoints[i as usize].address).collect()
+}
+
+fn pool(targets: &[String], kind: CheckKind) -> PoolConfig {
+    let brief = Duration::from_millis(20);
+    let target = |address: &String| TargetConfig { address: address.clone(), weight: 100 };
+    PoolConfig {
+        targets: targets.iter().map(target).collect(),
+        resolve: ResolveConfig {
+            mode: ResolveMode::All,
+            family: Family::Any,
+            min_ttl: Duration::ZERO,
+            max_ttl: brief,
+            stale: Duration::from_secs(600),
+        },
+        balance: "p2c".to_owned(),
+        check: CheckConfig { kind, port: None, interval: brief, timeout: 50 * brief, rise: 2, fall: 3 },
+        max_idle: 1,
+        idle_timeout: brief,
+        tcp_keepalive: TcpKeepalive { idle: brief, interval: brief, count: 1 },
+    }
+}
+
+async fn origin() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+#[tokio::test]
+async fn addresses_that_nobody_checks_are_there_at_once_and_cost_no_task() {
+    let targets = ["10.0.0.2:80", "[fd00::1]:81", "10.0.0.1:80", "10.0.0.2:80"].map(str::to_owned);
+    let running = Running::start(&pool(&targets, CheckKind::None), None);
+    let set = running.upstream.set().load();
+    let addresses: Vec<String> = set.endpoints.iter().map(|e| e.address.to_string()).collect();
+    assert_eq!(addresses, ["10.0.0.2:80", "[fd00::1]:81", "10.0.0.1:80"], "in order, without duplicates");
+    assert_eq!(set.available, [0, 1, 2]);
+    let status = running.upstream.status();
+    assert_eq!(status.len(), 4);
+    assert!(status.iter().all(|target| target.pool == "default"
+        && target.resolution == Resolution::Resolved
+        && target.endpoints[0].available == Some(true)));
+    assert!(running.tasks.is_empty());
+}
+
+#[tokio::test]
+async fn an_endpoint_of_weight_zero_is_known_and_takes_nothing() {
+    let mut pool = pool(&["10.0.0.1:80", "10.0.0.2:80"].map(str::to_owned), CheckKind::None);
+    pool.targets[0].weight = 0;
+    let running = Running::start(&pool, None);
+    assert_eq!(running.upstream.set().load().endpoints.len(), 2);
+    assert_eq!(running.available(), ["10.0.0.2:80".parse().unwrap()]);
+    assert_eq!(running.upstream.status()[0].endpoints[0].available, Some(true));
+}
+
+#[tokio::test]
+async fn a_target_that_is_none_is_reported() {
+    let targets = ["web", "web:http", ":80", "::1:80", "[::1:80", "web:99999"].map(str::to_owned);
+    let running = Running::start(&pool(&targets, CheckKind::Tcp), None);
+    for status in running.upstream.status() {
+        assert_eq!(status.resolution, Resolution::Failed("not `host:port`".to_owned()), "{}", status.target);
+    }
+    assert!(running.tasks.is_empty());
+}
+
+#[tokio::test]
+async fn what_passes_is_available_and_what_fails_is_not_until_it_recovers() {
+    let (up, up_address) = origin().await;
+    let (down, down_address) = origin().await;
+    drop(down);
+    let targets = [up_address, down_address].map(|address| address.to_string());
+    let mut running = Running::start(&pool(&targets, CheckKind::Tcp), None);
+    assert_eq!(running.available(), [], "nothing before the first check");
+    running.until("one up", |upstream| available(upstream) == [up_address]).await;
+    let refused = |upstream: &Upstream| upstream.status()[1].endpoints[0].last_error.clone();
+    running.until("refused", |upstream| refused(upstream).as_deref() == Some("connection refused")).await;
+    assert_eq!(running.upstream.status()[1].endpoints[0].available, Some(false));
+
+    let back = TcpListener::bind(down_address).await.unwrap();
+    let both = [up_address, down_address];
+    running.until("both up", |upstream| available(upstream) == both).await;
+
+    drop((up, back));
+    running.until("all down", |upstream| available(upstream).is_empty()).await;
+    assert_eq!(running.upstream.set().load().endpoints.len(), 2, "they are still known");
+
+    running.stop.cancel();
+    running.tasks.close();
+    running.tasks.wait().await;
+}
+
+#[tokio::test]
+async fn a_check_may_look_at_another_port() {
+    let (_checked, checked_address) = origin().await;
+    let mut pool = pool(&["127.0.0.1:1".to_owned()], CheckKind::Tcp);
+    pool.check.port = Some(checked_address.port());
+    let mut running = Running::start(&pool, None);
+    running.until("up", |upstream| available(upstream) == ["127.0.0.1:1".parse().unwrap()]).await;
+}
+
+#[tokio::test]
+async fn endpoints_follow_their_name_and_stay_when_it_fails() {
+    let server = NameServer::start().await;
+    server.set("web.test", "127.0.0.2 127.0.0.1");
+    let resolver = Resolver::at(server.address);
+    let pool = pool(&["web.test:80".to_owned()], CheckKind::None);
+    let mut running = Running::start(&pool, Some(resolver));
+    assert_eq!(running.upstream.status()[0].resolution, Resolution::Pending);
+    let addresses = |of: &[&str]| of.iter().map(|a| a.parse().unwrap()).collect::<Vec<SocketAddr>>();
+
+    let two = addresses(&["127.0.0.1:80", "127.0.0.2:80"]);
+    running.until("resolved, sorted", |upstream| available(upstream) == two).await;
+    assert_eq!(&*running.upstream.set().load().endpoints[0].target, "web.test:80");
+
+    server.set("web.test", "127.0.0.3 127.0.0.1");
+    let other = addresses(&["127.0.0.1:80", "127.0.0.3:80"]);
+    running.until("moved", |upstream| available(upstream) == other).await;
+
+    let set = running.upstream.set().load_full();
+    server.fail("web.test");
+    let failed = |upstream: &Upstream| matches!(upstream.status()[0].resolution, Resolution::Failed(_));
+    running.until("failing", failed).await;
+    assert!(Arc::ptr_eq(&set, &running.upstream.set().load_full()), "the set did not change");
+}
+
+#[tokio::test]
+async fn an_endpoint_that_stays_keeps_its_health_when_others_come_and_go() {
+    let server = NameServer::start().await;
+    let (_up, address) = origin().await;
+    server.set("web.test", "127.0.0.1");
+    let pool = pool(&[format!("web.test:{}", address.port())], CheckKind::Tcp);
+    let mut running = Running::start(&pool, Some(Resolver::at(server.address)));
+    running.until("up", |upstream| available(upstream) == [address]).await;
+    server.set("web.test", "127.0.0.1 127.0.0.9");
+    // Not for a moment without the one that was up.
+    let (mut has_two, mut was_gone) = (false, false);
+    running
+        .until("joined by one that is down", |upstream| {
+            was_gone |= available(upstream) != [address];
+            has_two |= upstream.set().load().endpoints.len() == 2;
+            has_two && upstream.status()[0].endpoints[1].available == Some(false)
+        })
+        .await;
+    assert!(!was_gone);
+}
+
+#[tokio::test]
+async fn in_mode_first_the_address_in_use_stays_although_another_comes_first_now() {
+    let server = NameServer::start().await;
+    server.set("web.test", "127.0.0.1 127.0.0.9");
+    let mut pool = pool(&["web.test:80".to_owned()], CheckKind::None);
+    pool.resolve.mode = ResolveMode::First;
+    let mut running = Running::start(&pool, Some(Resolver::at(server.address)));
+    let one: [SocketAddr; 1] = ["127.0.0.1:80".parse().unwrap()];
+    running.until("resolved", |upstream| available(upstream) == one).await;
+
+    server.set("web.test", "127.0.0.9 127.0.0.1");
+    let asked = server.questions();
+    let asked_again = async {
+        // Two for each round; after three rounds the answer to the first is known.
+        while server.questions() < asked + 6 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), asked_again).await.unwrap();
+    assert_eq!(running.available(), one);
+
+    server.set("web.test", "127.0.0.9");
+    running.until("moved", |upstream| available(upstream) == ["127.0.0.9:80".parse().unwrap()]).await;
+}
+
+#[tokio::test]
+async fn a_thousand_endpoints_are_checked_by_one_task() {
+    let (_up, address) = origin().await;
+    let port = address.port();
+    // Bound to one address only; the rest of 127/8 refuses.
+    let targets: Vec<String> =
+        (0..1000).map(|i| format!("127.0.{}.{}:{port}", i / 250, i % 250 + 1)).collect();
+    let mut pool = pool(&targets, CheckKind::Tcp);
+    pool.check.interval = Duration::from_secs(60);
+    let mut running = Running::start(&pool, None);
+    let checked =
+        |upstream: &Upstream| upstream.status().iter().all(|target| target.endpoints[0].available.is_some());
+    running.until("all checked", checked).await;
+    assert_eq!(running.available(), [address]);
+    assert_eq!(running.tasks.len(), 1);
+    assert!(*running.changes.borrow() < 1000, "bursts are published together");
+}
