@@ -2,7 +2,12 @@
 //!
 //! No file formats, no cluster words. The only thing left to look up later are host names.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 /// Settings of the process-wide proxy; fixed for its lifetime.
 #[derive(Clone, Debug)]
@@ -133,7 +138,8 @@ pub struct TcpKeepalive {
 pub struct RouteConfig {
     /// Becomes a metric label, so it comes from the user's file and never from a client.
     pub name: String,
-    /// Host names without port, lower case; `*.example.com` matches one or more leading labels. Empty: any.
+    /// Host names without port, lower case; `*.example.com` matches one or more leading labels, `api.*` one or
+    /// more trailing ones. Empty: any.
     pub hosts: Vec<String>,
     pub path: Option<PathMatch>,
     /// Empty: any.
@@ -176,4 +182,138 @@ pub struct Limits {
     pub max_header_bytes: usize,
     /// Request body; 0 = no limit.
     pub max_body_bytes: u64,
+}
+
+/// The defaults of a node that carries real traffic.
+impl Default for ProxyConfig {
+    fn default() -> Self {
+        Self {
+            workers: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            close_horizon: None,
+            max_connections: 50_000,
+            max_connections_per_source: 1_024,
+        }
+    }
+}
+
+impl AppConfig {
+    /// Generation 1 of an app that serves HTTP at one address and spreads it over `targets` (`host:port` each).
+    /// Everything else is at its default; change it with `..AppConfig::http(…)`.
+    pub fn http<T: Into<String>>(
+        app: &str,
+        listen: SocketAddr,
+        targets: impl IntoIterator<Item = T>,
+    ) -> Self {
+        Self::new(app, PortConfig::new(listen, Protocol::Http), PoolConfig::new(targets))
+    }
+
+    /// The same for TCP sessions.
+    pub fn tcp<T: Into<String>>(app: &str, listen: SocketAddr, targets: impl IntoIterator<Item = T>) -> Self {
+        Self::new(app, PortConfig::new(listen, Protocol::Tcp), PoolConfig::new(targets))
+    }
+
+    fn new(app: &str, port: PortConfig, pool: PoolConfig) -> Self {
+        Self {
+            app: app.into(),
+            generation: 1,
+            ports: vec![port],
+            pools: BTreeMap::from([("default".to_owned(), pool)]),
+            routes: Vec::new(),
+            timeouts: Timeouts::default(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl PortConfig {
+    pub fn new(listen: SocketAddr, protocol: Protocol) -> Self {
+        Self { address: listen.ip(), port: listen.port(), protocol, max_connections: 0 }
+    }
+}
+
+impl PoolConfig {
+    /// All targets weigh the same.
+    pub fn new<T: Into<String>>(targets: impl IntoIterator<Item = T>) -> Self {
+        let target = |address: T| TargetConfig { address: address.into(), weight: 100 };
+        Self { targets: targets.into_iter().map(target).collect(), ..Self::default() }
+    }
+}
+
+impl RouteConfig {
+    /// Whatever is asked of these hosts goes to `pool`.
+    pub fn hosts<H: Into<String>>(name: &str, hosts: impl IntoIterator<Item = H>, pool: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            hosts: hosts.into_iter().map(Into::into).collect(),
+            path: None,
+            methods: Vec::new(),
+            pool: pool.to_owned(),
+        }
+    }
+}
+
+impl Default for PoolConfig {
+    fn default() -> Self {
+        Self {
+            targets: Vec::new(),
+            resolve: ResolveConfig::default(),
+            balance: "p2c".to_owned(),
+            check: CheckConfig::default(),
+            max_idle: 64,
+            idle_timeout: Duration::from_secs(30),
+            tcp_keepalive: TcpKeepalive::default(),
+        }
+    }
+}
+
+impl Default for ResolveConfig {
+    fn default() -> Self {
+        Self {
+            mode: ResolveMode::All,
+            family: Family::Any,
+            min_ttl: Duration::from_secs(1),
+            max_ttl: Duration::from_secs(60),
+            stale: Duration::from_secs(600),
+        }
+    }
+}
+
+/// Whether a connection can be made, every 5 s.
+impl Default for CheckConfig {
+    fn default() -> Self {
+        Self {
+            kind: CheckKind::Tcp,
+            port: None,
+            interval: Duration::from_secs(5),
+            timeout: Duration::from_secs(2),
+            rise: 2,
+            fall: 3,
+        }
+    }
+}
+
+impl Default for TcpKeepalive {
+    fn default() -> Self {
+        Self { idle: Duration::from_secs(10), interval: Duration::from_secs(75), count: 9 }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(2),
+            request_header: Duration::from_secs(10),
+            response_header: Duration::from_secs(30),
+            request: Duration::ZERO,
+            idle: Duration::from_secs(60),
+            tcp_idle: Duration::from_secs(600),
+            tunnel: Duration::from_secs(3600),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_connections: 0, max_header_bytes: 64 * 1024, max_body_bytes: 0 }
+    }
 }

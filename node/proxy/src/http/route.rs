@@ -23,8 +23,10 @@ const HOST_BYTES_MAX: usize = 255;
 pub struct Router {
     rules: Vec<Rule>,
     exact: HashMap<Box<str>, Vec<usize>>,
-    /// By what follows `*.`.
-    wildcard: HashMap<Box<str>, Vec<usize>>,
+    /// `*.example.com`, by `example.com`.
+    by_suffix: HashMap<Box<str>, Vec<usize>>,
+    /// `api.*`, by `api`.
+    by_prefix: HashMap<Box<str>, Vec<usize>>,
     /// Rules that name no host.
     any_host: Vec<usize>,
     default: Option<usize>,
@@ -43,7 +45,7 @@ pub struct Route<'a> {
 pub enum CompileError {
     #[error("route `{route}`: there is no pool `{pool}`")]
     UnknownPool { route: String, pool: String },
-    #[error("route `{route}`: `{host}` is neither a host name nor `*.` and a host name")]
+    #[error("route `{route}`: `{host}` is no host name, and neither `*.` nor `.*` with one")]
     Host { route: String, host: String },
     #[error("route `{route}`: `{method}` is not an HTTP method")]
     Method { route: String, method: String },
@@ -65,7 +67,8 @@ impl Router {
         let mut router = Self {
             rules: Vec::with_capacity(routes.len()),
             exact: HashMap::new(),
-            wildcard: HashMap::new(),
+            by_suffix: HashMap::new(),
+            by_prefix: HashMap::new(),
             any_host: Vec::new(),
             default: pool(DEFAULT_POOL),
         };
@@ -82,9 +85,10 @@ impl Router {
             }
             for host in &route.hosts {
                 let lower = host.to_ascii_lowercase();
-                let (name, list) = match lower.strip_prefix("*.") {
-                    Some(suffix) => (suffix, &mut router.wildcard),
-                    None => (lower.as_str(), &mut router.exact),
+                let (name, list) = match (lower.strip_prefix("*."), lower.strip_suffix(".*")) {
+                    (Some(suffix), _) => (suffix, &mut router.by_suffix),
+                    (None, Some(prefix)) => (prefix, &mut router.by_prefix),
+                    (None, None) => (lower.as_str(), &mut router.exact),
                 };
                 let name = name.strip_suffix('.').unwrap_or(name);
                 if !is_host_name(name) {
@@ -105,9 +109,10 @@ impl Router {
             if let Some(list) = self.exact.get(host) {
                 first = self.first_of(list, first, path, method);
             }
-            if !self.wildcard.is_empty() {
+            if !(self.by_suffix.is_empty() && self.by_prefix.is_empty()) {
                 for (dot, _) in host.match_indices('.').filter(|&(dot, _)| dot > 0) {
-                    if let Some(list) = self.wildcard.get(&host[dot + 1..]) {
+                    let lists = [self.by_suffix.get(&host[dot + 1..]), self.by_prefix.get(&host[..dot])];
+                    for list in lists.into_iter().flatten() {
                         first = self.first_of(list, first, path, method);
                     }
                 }
@@ -236,9 +241,23 @@ mod tests {
     }
 
     #[test]
-    fn hosts_match_exactly_or_by_whole_leading_labels() {
-        let router = router(&["api api.example.com -", "wild *.example.com,*.org -", "v6 [::1] -"]);
+    fn hosts_match_exactly_or_by_whole_labels_at_either_end() {
+        let router = router(&[
+            "api api.example.com -",
+            "wild *.example.com,*.org -",
+            "v6 [::1] -",
+            "lead admin.*,a.b.* -",
+        ]);
         for (host, expected) in [
+            ("admin.example.com", Some("wild")),
+            ("admin.example.net", Some("lead")),
+            ("ADMIN.net:80", Some("lead")),
+            ("admin", None),
+            ("admin.", None),
+            ("administrator.net", None),
+            ("x.admin.net", None),
+            ("a.b.net", Some("lead")),
+            ("a.net", None),
             ("api.example.com", Some("api")),
             ("API.Example.COM", Some("api")),
             ("api.example.com:8080", Some("api")),
@@ -390,11 +409,11 @@ mod tests {
             let path = RouteConfig { path: Some(path), ..good.clone() };
             assert_eq!(fails(path), "route `r`: the path `v1` does not start with `/`");
         }
-        for host in ["", "*", "*.", "a..b", "a b", "a.*", "*.*.b", "a:80", "[::1", "http://a"] {
+        for host in ["", "*", "*.", ".*", "a..b", "a b", "*.a.*", "a*", "*.*.b", "a:80", "[::1", "http://a"] {
             let route = RouteConfig { hosts: vec![host.to_owned()], ..good.clone() };
             assert_eq!(
                 fails(route),
-                format!("route `r`: `{host}` is neither a host name nor `*.` and a host name")
+                format!("route `r`: `{host}` is no host name, and neither `*.` nor `.*` with one")
             );
         }
     }
