@@ -76,20 +76,44 @@ pub(crate) struct Globals {
 pub(crate) enum Verb {
     Dev(dev::Args),
     /// Run nodes and look at them
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  flotilla node run -f /etc/flotilla/node.toml
+  flotilla node list --watch"
+    )]
     Node(node::Verb),
     /// Make a cluster, join it, ask for its health
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  flotilla cluster init --name fra
+  flotilla --addr 10.0.0.2 cluster join 10.0.0.1
+  flotilla cluster status"
+    )]
     Cluster(cluster::Verb),
     /// Say what the fleet carries
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  flotilla app plan -f web.toml
+  flotilla app apply -f web.toml
+  flotilla app rollback web"
+    )]
     App(app::Verb),
     /// Follow a change through the fleet
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  flotilla rollout list
+  flotilla rollout status web --watch"
+    )]
     Rollout(rollout::Verb),
     Completion(completion::Args),
     Explain(explain::Args),
     /// Print the version
+    #[command(after_help = "Examples:
+  flotilla version -o json")]
     Version,
 }
 

@@ -196,3 +196,136 @@ fn quoted(text: &str) -> String {
         format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(node: &str, step: &str, readiness: &str, detail: &str) -> RolloutStep {
+        RolloutStep {
+            node: node.to_owned(),
+            step: step.to_owned(),
+            readiness: readiness.to_owned(),
+            detail: detail.to_owned(),
+            live: true,
+            warnings: Vec::new(),
+        }
+    }
+
+    fn rollout(state: &str, steps: Vec<RolloutStep>) -> Rollout {
+        Rollout {
+            app: "web".to_owned(),
+            from_version: 12,
+            to_version: 13,
+            state: state.to_owned(),
+            steps,
+            ..Rollout::default()
+        }
+    }
+
+    const TOOK: Duration = Duration::from_secs(38);
+
+    #[test]
+    fn a_rollout_on_its_way_shows_each_node_and_what_is_waited_for() {
+        let mut down = step("node-3", "preparing", "unknown", "");
+        down.live = false;
+        let mut now = rollout(
+            "progressing",
+            vec![
+                step("n1", "done", "serving", ""),
+                step("n2", "preparing", "preparing", "no target is up yet"),
+                down,
+            ],
+        );
+        now.waiting = vec!["node n2: generation 7 waits for 1 target".to_owned()];
+        assert_eq!(head(&now, Style::PLAIN), "web  12 → 13   progressing");
+        assert_eq!(
+            body(&now, Style::PLAIN),
+            "  ✓ n1      done        serving
+  · n2      preparing   preparing: no target is up yet
+  · node-3  preparing   down, not waited for
+  waiting node n2: generation 7 waits for 1 target"
+        );
+    }
+
+    #[test]
+    fn the_last_word_says_what_serves_and_what_to_do_next() {
+        let check = |rollout: &Rollout, expected: &str| {
+            assert_eq!(verdict(rollout, TOOK, Style::PLAIN), expected);
+        };
+        let done = || vec![step("n1", "done", "serving", ""), step("n2", "done", "serving", "")];
+
+        let completed = rollout("completed", done());
+        check(&completed, "✓ web is at version 13 on 2 nodes (0:38). Undo: flotilla app rollback web");
+
+        let first = Rollout { from_version: 0, to_version: 1, ..rollout("completed", done()) };
+        check(&first, "✓ web is at version 1 on 2 nodes (0:38). Look at it: flotilla app describe web");
+
+        let mut laggard = rollout("completed", done());
+        laggard.steps[1] = RolloutStep { live: false, ..step("n2", "preparing", "unknown", "") };
+        laggard.steps[0].warnings.push("target b:1 does not answer".to_owned());
+        check(
+            &laggard,
+            "✓ web is at version 13 on 1 node (0:38). Undo: flotilla app rollback web
+! n1: target b:1 does not answer
+! n2 is down; it will serve version 13 when it is back",
+        );
+
+        let mut back =
+            rollout("rolled back", vec![step("n1", "failed", "rejected", "port 8080: address in use")]);
+        back.reason = "1 node did not become ready".to_owned();
+        check(
+            &back,
+            "✗ web 13 rolled back to 12 after 0:38
+  1 node did not become ready
+  n1: port 8080: address in use
+  see  flotilla app describe web      flotilla app history web",
+        );
+
+        let failed = Rollout {
+            from_version: 0,
+            to_version: 1,
+            reason: "n1: port 8080 is taken".to_owned(),
+            ..rollout("failed", vec![step("n1", "failed", "rejected", "port 8080 is taken")])
+        };
+        check(
+            &failed,
+            "✗ web 1 failed after 0:38; nothing served before
+  n1: port 8080 is taken
+  see  flotilla app describe web      flotilla app history web",
+        );
+
+        check(&rollout("superseded", Vec::new()), "! web 13 was superseded by a later change");
+    }
+
+    #[test]
+    fn a_log_has_one_line_for_each_thing_that_is_new() {
+        let before = Rollout {
+            waiting: vec!["n1: 3 s of 10 s".to_owned()],
+            ..rollout("progressing", vec![step("n1", "monitoring", "serving", "for 3 s")])
+        };
+        assert_eq!(
+            changes(None, &before, "T"),
+            [
+                "time=T app=web version=13 node=n1 phase=monitoring readiness=serving detail=\"for 3 s\"",
+                "time=T app=web version=13 waiting=\"n1: 3 s of 10 s\"",
+                "time=T app=web version=13 phase=progressing",
+            ]
+        );
+
+        let mut countdown = before.clone();
+        countdown.waiting = vec!["n1: 4 s of 10 s".to_owned()];
+        countdown.steps[0].detail = "for 4 s".to_owned();
+        assert!(changes(Some(&before), &countdown, "T").is_empty(), "a countdown is no news");
+
+        let mut failed = rollout("rolling back", vec![step("n1", "failed", "rejected", "said \"no\"")]);
+        failed.reason = "n1 rejected it".to_owned();
+        assert_eq!(
+            changes(Some(&before), &failed, "T"),
+            [
+                r#"time=T app=web version=13 node=n1 phase=failed readiness=rejected detail="said \"no\"""#,
+                r#"time=T app=web version=13 phase="rolling back" reason="n1 rejected it""#,
+            ]
+        );
+    }
+}
