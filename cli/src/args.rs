@@ -5,7 +5,7 @@ use std::{future::Future, time::Duration};
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    app,
+    app, bench,
     client::Client,
     cluster, completion, dev,
     exit::{Exit, Failure},
@@ -26,8 +26,10 @@ use crate::{
   flotilla app apply -f web.toml            create or change apps, and wait until they serve
   flotilla cluster status                   who leads, who lags
 
-Exit codes: 0 done, 1 failed, 2 usage or invalid spec, 3 unreachable, 4 no leader, 5 version conflict,
-6 not found, 10 changes pending (app plan --exit-code), 130 interrupted",
+Exit codes:
+  0 done      1 failed       2 usage or invalid spec    3 unreachable       4 no leader
+  5 version conflict         6 not found               10 changes pending (app plan --exit-code)
+  130 interrupted",
     subcommand_required = true,
     arg_required_else_help = true,
     max_term_width = 110
@@ -52,7 +54,7 @@ pub(crate) struct Globals {
         default_value = "127.0.0.1:7400"
     )]
     addr: Vec<String>,
-    /// How answers are written
+    /// How answers are written; wide is a table with more columns
     #[arg(short, long, global = true, value_enum, value_name = "FORMAT", default_value_t)]
     output: Format,
     /// Say nothing but answers and errors
@@ -109,6 +111,20 @@ pub(crate) enum Verb {
   flotilla rollout status web --watch"
     )]
     Rollout(rollout::Verb),
+    /// Ask through a proxy and count what comes back: also as `flotilla ping` and so on
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  flotilla bench ping http://localhost:8080
+  flotilla bench balance http://localhost:8080 -n 300"
+    )]
+    Bench(bench::Verb),
+    #[command(hide = true)]
+    Ping(bench::PingArgs),
+    #[command(hide = true)]
+    Balance(bench::BalanceArgs),
+    #[command(hide = true)]
+    Simulate(bench::SimulateArgs),
     Completion(completion::Args),
     Explain(explain::Args),
     /// Print the version

@@ -54,7 +54,7 @@ fn pages() -> impl Iterator<Item = Page> {
         let code = format!("E{number:04}");
         let text = flotilla_spec::explain(&code)?;
         // Its first sentence.
-        let title = text.split_once(['.', ':', ',']).map_or(text, |(first, _)| first);
+        let title = text.split_once(['.', ':']).map_or(text, |(first, _)| first);
         Some(Page { code, title, text })
     });
     CODES.iter().take(1).map(of_nodes).chain(of_specs).chain(CODES.iter().skip(1).map(of_nodes))

@@ -8,6 +8,7 @@
 
 mod app;
 mod args;
+mod bench;
 mod client;
 mod cluster;
 mod codes;
@@ -65,6 +66,10 @@ fn run(verb: Verb, shell: &Shell) -> Result<Exit, Failure> {
         Verb::Cluster(verb) => cluster::run(verb, shell),
         Verb::App(verb) => app::run(verb, shell),
         Verb::Rollout(verb) => rollout::run(verb, shell),
+        Verb::Bench(verb) => bench::run(verb, shell),
+        Verb::Ping(args) => bench::run(bench::Verb::Ping(args), shell),
+        Verb::Balance(args) => bench::run(bench::Verb::Balance(args), shell),
+        Verb::Simulate(args) => bench::run(bench::Verb::Simulate(args), shell),
         Verb::Completion(args) => completion::run(&args, shell),
         Verb::Explain(args) => explain::run(&args, shell),
         Verb::Version => version::run(shell),

@@ -20,7 +20,6 @@ const API_VERSION: &str = "flotilla/v1";
 pub(crate) enum Format {
     #[default]
     Table,
-    /// A table with more columns
     Wide,
     Json,
 }

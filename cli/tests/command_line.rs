@@ -1,5 +1,7 @@
 //! The program as a shell sees it, with no fleet in reach.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use std::{
     net::TcpListener,
     process::{Command, Output, Stdio},

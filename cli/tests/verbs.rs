@@ -1,6 +1,10 @@
 //! Verbs against nodes that say what a test wants: exit codes, retries, broken watches.
 
-#![allow(clippy::disallowed_methods, reason = "tests look at the clock")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "a test that cannot go on panics; clocks are real"
+)]
 
 mod fake_fleet;
 
