@@ -84,6 +84,7 @@ pub(crate) fn run(args: Args, shell: &Shell) -> Result<Exit, Failure> {
 async fn start(args: Args, shell: &Shell) -> Result<Exit, Failure> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     let home = Home::open(args.data_dir.as_deref())?;
     let layout = Layout::new(args.nodes, args.api_port, layout::has_many_addresses(args.nodes));
     let demo_port = (!args.no_demo && args.app.is_none()).then_some(args.port);
@@ -95,6 +96,7 @@ async fn start(args: Args, shell: &Shell) -> Result<Exit, Failure> {
         served = serve(&args, shell, &layout, &home, &mut children) => served,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
+        _ = hangup.recv() => Ok(()),
     };
     shell.output.note("stopping");
     children.stop().await;

@@ -11,7 +11,10 @@ use std::time::Duration;
 
 use flotilla_api::v1::{Rollout, WatchRolloutRequest};
 use futures_util::{StreamExt as _, stream};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::{Instant, sleep, timeout_at},
+};
 use tonic::{Code, Status};
 
 pub(crate) use self::render::{body, head, versions};
@@ -53,6 +56,7 @@ pub(crate) async fn follow(
     client: &mut Client,
     followed: Vec<Followed>,
 ) -> Result<Followings, Failure> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
     client.learn().await;
     let screen = Screen::new(&shell.output);
     let names: Vec<String> = followed.iter().map(|one| one.app.clone()).collect();
@@ -68,10 +72,10 @@ pub(crate) async fn follow(
 
     let mut followings = Followings { rollouts: Vec::new(), exit: Exit::Done };
     loop {
-        // Both are cancel-safe: `next` keeps its futures, a signal that comes later is kept too.
+        // Both are cancel-safe: the stream keeps its futures, and signals are kept until received.
         let next = tokio::select! {
             next = watches.next() => next,
-            _ = tokio::signal::ctrl_c() => {
+            _ = interrupt.recv() => {
                 screen.clear();
                 shell.output.note(detached(&names));
                 return Ok(Followings { exit: Exit::Interrupted, ..followings });
@@ -106,7 +110,7 @@ fn say(output: &Output, rollout: &Rollout, elapsed: Duration) -> Result<(), Fail
             output.print(&verdict(rollout, elapsed, output.stdout))?;
         }
         (Ending::Serves, Format::Json) => output.note(verdict(rollout, elapsed, output.stderr)),
-        (Ending::RolledBack | Ending::Failed | Ending::Superseded, _) => {
+        (Ending::RolledBack | Ending::Paused | Ending::Failed | Ending::Superseded, _) => {
             output.complain(&verdict(rollout, elapsed, output.stderr));
         }
     }

@@ -22,7 +22,9 @@ pub(crate) fn number(text: impl Into<String>) -> Field {
 
 /// A state of an app, a node or a rollout, in the colour of its meaning.
 pub(crate) fn state(state: &str) -> Field {
-    Field { text: or_dash(state), color: color_of(state), number: false }
+    // "unreachable for 3m12s" is as red as "unreachable".
+    let word = state.split_once(" for ").map_or(state, |(word, _)| word);
+    Field { text: or_dash(state), color: color_of(word), number: false }
 }
 
 /// `columns` is `None` for `--no-headers`.

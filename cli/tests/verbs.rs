@@ -330,13 +330,13 @@ async fn a_cluster_without_a_leader_is_shown_and_exit_4() {
         name: "fra".to_owned(),
         health: "no quorum".to_owned(),
         voters: 3,
-        voters_live: 1,
+        answered_by: "n1".to_owned(),
         ..ClusterStatusReply::default()
     };
     let fleet = FakeFleet::start(Says { status: queue([Ok(status)]), ..Says::default() }).await;
     let ran = run(&[&fleet], &["cluster", "status"]).await;
     assert_eq!(ran.code, Some(4), "{}", ran.stderr);
-    assert!(ran.stdout.starts_with("fra   no quorum   1/3 voters   no leader"), "{}", ran.stdout);
+    assert!(ran.stdout.starts_with("fra   no quorum   3 voters   no leader (term 0)"), "{}", ran.stdout);
 }
 
 #[tokio::test]

@@ -75,6 +75,9 @@ pub(super) fn changes(specs: &[AppSpec], if_version: Option<u64>) -> Result<Vec<
         let message = format!("--if-version is about one app, and the file has {}", specs.len());
         return Err(Failure::usage(message).help("apply the app from a file of its own"));
     }
+    if specs.is_empty() {
+        return Err(Failure::usage("there is no app in what was read").help("an app begins with `[[app]]`"));
+    }
     Ok(specs.iter().map(|spec| AppChange { spec: spec.to_json(), if_version }).collect())
 }
 

@@ -64,15 +64,22 @@ fn head(reply: &ClusterStatusReply, style: Style) -> String {
         _ => format!("leader {}", reply.leader_name),
     };
     let tolerates = match reply.tolerates {
+        _ if reply.answered_by != reply.leader_name => {
+            format!("seen by {}, which does not lead", reply.answered_by)
+        }
         0 => style.yellow("tolerates no failure"),
         1 => "tolerates 1 more failure".to_owned(),
         more => format!("tolerates {more} more failures"),
     };
+    // Only the leader is reported to; another node cannot tell who is up.
+    let voters = if reply.answered_by == reply.leader_name {
+        format!("{}/{} voters", reply.voters_live, reply.voters)
+    } else {
+        format!("{} voters", reply.voters)
+    };
     format!(
-        "{}   {health}   {}/{} voters   {leader} (term {})   commit {}   {tolerates}",
+        "{}   {health}   {voters}   {leader} (term {})   commit {}   {tolerates}",
         style.bold(&reply.name),
-        reply.voters_live,
-        reply.voters,
         reply.term,
         reply.commit
     )
@@ -134,6 +141,7 @@ mod tests {
             name: "fra".to_owned(),
             leader: 2,
             leader_name: "n2".to_owned(),
+            answered_by: "n2".to_owned(),
             term: 7,
             commit: 18442,
             voters: 3,

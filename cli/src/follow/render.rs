@@ -14,6 +14,8 @@ use crate::{
 pub(crate) enum Ending {
     Serves,
     RolledBack,
+    /// It stands where it stood: the spec says `auto_rollback = false`.
+    Paused,
     Failed,
     /// Somebody asked for something else meanwhile.
     Superseded,
@@ -23,6 +25,7 @@ pub(crate) fn ending(rollout: &Rollout) -> Ending {
     match rollout.state.as_str() {
         "completed" => Ending::Serves,
         "rolled back" => Ending::RolledBack,
+        "paused" => Ending::Paused,
         "superseded" => Ending::Superseded,
         _ => Ending::Failed,
     }
@@ -75,6 +78,11 @@ pub(crate) fn verdict(rollout: &Rollout, elapsed: Duration, style: Style) -> Str
             };
             lines.push(format!("{} {app} {version} rolled back{back} after {took}", style.red("✗")));
         }
+        Ending::Paused => {
+            let done = rollout.steps.iter().filter(|step| step.step == "done").count();
+            let (red, all) = (style.red("✗"), rollout.steps.len());
+            lines.push(format!("{red} {app} {version} failed after {took} and stands where it stood: on {done} of {all} nodes"));
+        }
         Ending::Failed => {
             let serves = match rollout.from_version {
                 0 => "nothing served before".to_owned(),
@@ -102,7 +110,11 @@ pub(crate) fn verdict(rollout: &Rollout, elapsed: Duration, style: Style) -> Str
             format!("{} {node} is down; it will serve version {version} when it is back", style.yellow("!"))
         }));
     } else if ending(rollout) != Ending::Superseded {
-        lines.push(format!("  see  flotilla app describe {app}      flotilla app history {app}"));
+        let undo = match ending(rollout) {
+            Ending::Paused => format!("      flotilla app rollback {app}"),
+            _ => String::new(),
+        };
+        lines.push(format!("  see  flotilla app describe {app}      flotilla app history {app}{undo}"));
     }
     lines.join("\n")
 }
@@ -293,6 +305,16 @@ mod tests {
             "✗ web 1 failed after 0:38; nothing served before
   n1: port 8080 is taken
   see  flotilla app describe web      flotilla app history web",
+        );
+
+        let mut paused =
+            rollout("paused", vec![step("n1", "done", "serving", ""), step("n2", "failed", "", "no")]);
+        paused.reason = "n2: no".to_owned();
+        check(
+            &paused,
+            "✗ web 13 failed after 0:38 and stands where it stood: on 1 of 2 nodes
+  n2: no
+  see  flotilla app describe web      flotilla app history web      flotilla app rollback web",
         );
 
         check(&rollout("superseded", Vec::new()), "! web 13 was superseded by a later change");
