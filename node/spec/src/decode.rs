@@ -14,7 +14,10 @@ use serde::{
     forward_to_deserialize_any,
 };
 
-use crate::document::{Entry, Node, Value, resolve_plain};
+use crate::{
+    document::{Entry, Node, Value, resolve_plain},
+    unsupported,
+};
 
 /// More than anybody corrects in one go; it also bounds how often a document is read again.
 const MAX_FAULTS: usize = 100;
@@ -90,9 +93,12 @@ impl<'de> At<'de> {
             Value::Table(entries) => {
                 let fields = Fields { entries: entries.iter(), current: None, table: self.table };
                 visitor.visit_map(fields).map_err(|mut misfit| {
-                    // Under its own name, or misspelt.
+                    // Under its own name, misspelt, or as something that this version cannot do instead.
                     let was_set_aside = |field: &str| {
-                        entries.iter().any(|entry| entry.value.is_skipped.get() && alike(&entry.key, field))
+                        entries.iter().any(|entry| {
+                            entry.value.is_skipped.get()
+                                && (alike(&entry.key, field) || unsupported::is_field(self.table, &entry.key))
+                        })
                     };
                     misfit.is_consequence |=
                         matches!(misfit.fault, Fault::Missing(field) if was_set_aside(field));

@@ -3,7 +3,7 @@
 //! TOML, YAML and JSON become the same tree, so everything after this module - types, messages, spans -
 //! is written once.
 
-use std::{cell::Cell, ops::Range};
+use std::{cell::Cell, collections::HashSet, ops::Range};
 
 mod json;
 mod toml;
@@ -132,6 +132,10 @@ fn too_deep(span: Range<usize>) -> SyntaxError {
     SyntaxError { message: format!("nested more than {MAX_DEPTH} levels deep"), span }
 }
 
-fn duplicate_key(key: &str, span: Range<usize>) -> SyntaxError {
-    SyntaxError { message: format!("duplicate key `{key}`"), span }
+/// TOML's parser looks for them itself.
+fn duplicate_key(entries: &[Entry]) -> Option<SyntaxError> {
+    let mut keys = HashSet::with_capacity(entries.len());
+    let second = entries.iter().find(|entry| !keys.insert(entry.key.as_str()))?;
+    let message = format!("duplicate key `{}`", second.key);
+    Some(SyntaxError { message, span: second.key_span.clone() })
 }

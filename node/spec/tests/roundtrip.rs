@@ -245,6 +245,16 @@ proptest! {
     }
 }
 
+#[test]
+fn a_file_that_nests_without_end_is_refused() {
+    for (open, close) in [("[", "]"), ("{\"a\":", "}"), ("a = [", "]"), ("- ", ""), ("a: {", "}")] {
+        let text = format!("{}1{}", open.repeat(100_000), close.repeat(100_000));
+        for format in [Format::Toml, Format::Json, Format::Yaml] {
+            assert!(parse(&text, format).is_err(), "{open} {format:?}");
+        }
+    }
+}
+
 #[derive(serde::Deserialize)]
 struct File {
     app: Vec<AppSpec>,

@@ -56,12 +56,12 @@ fn entries(
             // A key with escapes is a copy; the table is the closest known place.
             Key::Owned(key) => (key, table.clone()),
         };
-        if entries.iter().any(|entry| entry.key == key) {
-            return Err(duplicate_key(&key, key_span));
-        }
         entries.push(Entry { key, key_span, value: node(text, value.get(), depth + 1)? });
     }
-    Ok(entries)
+    match duplicate_key(&entries) {
+        None => Ok(entries),
+        Some(error) => Err(error),
+    }
 }
 
 /// `part` is a slice of `text`.

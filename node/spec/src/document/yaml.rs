@@ -49,9 +49,10 @@ pub(super) fn parse(text: &str) -> Result<Node, SyntaxError> {
             Event::Scalar(scalar, ..) => Node::new(Value::Text(scalar.into_owned()), span),
             Event::SequenceEnd | Event::MappingEnd => match open.pop() {
                 Some(Open::List(start, items)) => Node::new(Value::List(items), start.start..span.end),
-                Some(Open::Table(start, entries, _)) => {
-                    Node::new(Value::Table(entries), start.start..span.end)
-                }
+                Some(Open::Table(start, entries, _)) => match duplicate_key(&entries) {
+                    None => Node::new(Value::Table(entries), start.start..span.end),
+                    Some(error) => return Err(error),
+                },
                 None => continue,
             },
             Event::DocumentStart(..) if root.is_some() => {
@@ -63,7 +64,7 @@ pub(super) fn parse(text: &str) -> Result<Node, SyntaxError> {
         match open.last_mut() {
             None => root = Some(done),
             Some(Open::List(_, items)) => items.push(done),
-            Some(Open::Table(_, entries, waiting @ None)) => *waiting = Some(key(done, entries)?),
+            Some(Open::Table(_, _, waiting @ None)) => *waiting = Some(key(done)?),
             Some(Open::Table(_, entries, waiting @ Some(_))) => {
                 entries.extend(waiting.take().map(|(key, key_span)| Entry { key, key_span, value: done }));
             }
@@ -72,11 +73,8 @@ pub(super) fn parse(text: &str) -> Result<Node, SyntaxError> {
     Ok(root.unwrap_or_else(|| Node::new(Value::Table(Vec::new()), 0..0)))
 }
 
-fn key(node: Node, entries: &[Entry]) -> Result<(String, Range<usize>), SyntaxError> {
+fn key(node: Node) -> Result<(String, Range<usize>), SyntaxError> {
     match node.value {
-        Value::Plain(key) | Value::Text(key) if entries.iter().any(|entry| entry.key == key) => {
-            Err(duplicate_key(&key, node.span))
-        }
         Value::Plain(key) | Value::Text(key) => Ok((key, node.span)),
         _ => Err(refuse("a key must be text", node.span)),
     }
