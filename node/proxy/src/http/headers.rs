@@ -33,7 +33,7 @@ const X_FORWARDED: &str = "x-forwarded-";
 
 /// Why a request is refused before anything of it is forwarded. All but [`BadRequest::Connect`] are a 400.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadRequest {
+pub(crate) enum BadRequest {
     #[error("CONNECT is for forward proxies")]
     Connect,
     #[error("the request target is neither a path nor an http address")]
@@ -57,7 +57,7 @@ pub enum BadRequest {
 }
 
 impl BadRequest {
-    pub fn status(self) -> http::StatusCode {
+    pub(crate) fn status(self) -> http::StatusCode {
         match self {
             // RFC 9110 §9.1: a method that is known to be unsupported for every resource.
             Self::Connect => http::StatusCode::NOT_IMPLEMENTED,
@@ -75,7 +75,7 @@ impl BadRequest {
 }
 
 /// Refuses what two HTTP implementations could read differently (RFC 9112 §3.2, §6.1-§6.3, §11.2).
-pub fn check_request(request: &request::Parts) -> Result<(), BadRequest> {
+pub(crate) fn check_request(request: &request::Parts) -> Result<(), BadRequest> {
     if request.method == Method::CONNECT {
         return Err(BadRequest::Connect);
     }
@@ -157,7 +157,7 @@ fn is_host(host: &[u8]) -> bool {
 ///
 /// A wish for `h2c` does not count: it would carry requests past everything that is checked here. The caller asks
 /// only for HTTP/1.1 messages (RFC 9110 §7.8: ignored in HTTP/1.0).
-pub fn is_upgrade(headers: &HeaderMap) -> bool {
+pub(crate) fn is_upgrade(headers: &HeaderMap) -> bool {
     tokens(headers, &UPGRADE).any(|token| !is_h2c(token))
         && tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"))
 }
@@ -166,7 +166,12 @@ pub fn is_upgrade(headers: &HeaderMap) -> bool {
 ///
 /// Fields about this connection come off, those named in `Connection` too; the target becomes a path with the host
 /// in `Host`; and `X-Forwarded-*` says what we saw, whatever the client claimed.
-pub fn sanitize_request(request: &mut request::Parts, client: SocketAddr, local_port: u16, upgrade: bool) {
+pub(crate) fn sanitize_request(
+    request: &mut request::Parts,
+    client: SocketAddr,
+    local_port: u16,
+    upgrade: bool,
+) {
     let headers = &mut request.headers;
     let upgrade = if upgrade { offered_protocols(headers) } else { None };
     // RFC 9110 §10.1.4: whether the *client* takes trailers is worth passing on; codings are between two hops.
@@ -209,7 +214,7 @@ pub fn sanitize_request(request: &mut request::Parts, client: SocketAddr, local_
 }
 
 /// Makes a response ready for the client. `upgrade`: this is the 101 of a protocol change.
-pub fn sanitize_response(response: &mut response::Parts, upgrade: bool) {
+pub(crate) fn sanitize_response(response: &mut response::Parts, upgrade: bool) {
     let headers = &mut response.headers;
     let protocol = if upgrade { headers.get(UPGRADE).cloned() } else { None };
     // RFC 9112 §6.3: the encoding overrides the length, which must not travel on as if it were true.

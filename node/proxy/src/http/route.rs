@@ -20,7 +20,7 @@ const HOST_BYTES_MAX: usize = 255;
 /// Routes are filed by host, each list in file order, so the cost of a choice depends on how many routes share the
 /// request's host and not on how many hosts there are.
 #[derive(Debug)]
-pub struct Router {
+pub(crate) struct Router {
     rules: Vec<Rule>,
     exact: HashMap<Box<str>, Vec<usize>>,
     /// `*.example.com`, by `example.com`.
@@ -34,15 +34,15 @@ pub struct Router {
 
 /// Where a request goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Route<'a> {
+pub(crate) struct Route<'a> {
     /// The route's name; `None` when no route claimed the request and the `default` pool takes it.
-    pub name: Option<&'a str>,
+    pub(crate) name: Option<&'a str>,
     /// Index into the pools given to [`Router::compile`].
-    pub pool: usize,
+    pub(crate) pool: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CompileError {
+pub(crate) enum CompileError {
     #[error("route `{route}`: there is no pool `{pool}`")]
     UnknownPool { route: String, pool: String },
     #[error("route `{route}`: `{host}` is no host name, and neither `*.` nor `.*` with one")]
@@ -62,7 +62,7 @@ struct Rule {
 }
 
 impl Router {
-    pub fn compile(routes: &[RouteConfig], pools: &[String]) -> Result<Self, CompileError> {
+    pub(crate) fn compile(routes: &[RouteConfig], pools: &[String]) -> Result<Self, CompileError> {
         let pool = |name: &str| pools.iter().position(|pool| pool == name);
         let mut router = Self {
             rules: Vec::with_capacity(routes.len()),
@@ -102,7 +102,7 @@ impl Router {
 
     /// The first route in file order that claims the request, else the pool `default`, else `None` (a 404).
     /// `host` is the Host field as it came (any case, with or without port), `path` the path without the query.
-    pub fn route(&self, host: &str, path: &str, method: &Method) -> Option<Route<'_>> {
+    pub(crate) fn route(&self, host: &str, path: &str, method: &Method) -> Option<Route<'_>> {
         let mut first = self.first_of(&self.any_host, usize::MAX, path, method);
         let mut lower = [0; HOST_BYTES_MAX];
         if let Some(host) = lower_case(without_port(host), &mut lower) {
