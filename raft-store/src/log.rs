@@ -66,11 +66,13 @@ impl LogStore {
         if last.is_some_and(|last| last.index + 1 == first) || (last, purged) == (None, None) {
             return Ok(());
         }
-        match purged.filter(|purged| purged.index + 1 == first) {
-            Some(purged) => {
+        match purged.map(|purged| (purged, purged.index + 1)) {
+            // Hidden from its first moment on.
+            Some((_, begin)) if first < begin && last.is_none() => Ok(()),
+            Some((purged, begin)) if first == begin => {
                 self.writer.purge_allowed(&purged).await.map_err(|err| write_error(ErrorSubject::Logs, err))
             }
-            None => {
+            Some(_) | None => {
                 let why = format!("entry {first} does not follow {last:?}, purged {purged:?}");
                 let poisoned = self.writer.state().poison(&why);
                 Err(write_error(ErrorSubject::LogIndex(first), poisoned))

@@ -20,7 +20,7 @@ use crate::{
     disk::{
         DirLock,
         snapshot::{self, Contents, SnapshotError, Snapshots},
-        writer::{Op, Poisoned, Writer},
+        writer::{Op, Poisoned, View, Writer},
     },
     log::storage_error,
     types::{Answers, Entry, LogId, Snapshot, SnapshotMeta, StorageError, StoredMembership, TypeConfig},
@@ -176,7 +176,9 @@ fn build(disk: &Disk, state: &State) -> Result<(SnapshotMeta, File), StateError>
     };
     meta.snapshot_id = snapshot::id(&meta, &body);
     let file = disk.snapshots.write(&meta, &body)?;
-    disk.writer.raise_floor(disk.snapshots.retire_old()?);
+    disk.snapshots.retire_old()?;
+    let View { deleted, last, .. } = disk.writer.state().view().clone();
+    disk.writer.raise_floor(disk.snapshots.floor(deleted.as_ref(), last.as_ref()));
     disk.writer.state().status.log_covered(covered);
     Ok((meta, file))
 }

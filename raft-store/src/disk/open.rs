@@ -217,8 +217,8 @@ fn assemble(
 
     let status = StoreStatus::new(dir, &options, closed);
     status.log_grew(scan.bytes);
-    let floor = floor(&snapshots.next_indexes(), scan.purged.as_ref(), scan.last.as_ref());
-    let view = View { purged: scan.purged, last: scan.last, vote, committed };
+    let floor = snapshots.floor(scan.purged.as_ref(), scan.last.as_ref());
+    let view = View { purged: scan.purged, deleted: scan.purged, last: scan.last, vote, committed };
     let lock = Arc::new(lock);
     let reader = engine.reader();
     let parts = Parts {
@@ -227,7 +227,6 @@ fn assemble(
         node_record,
         mark,
         mark_record,
-        purged: scan.purged,
         on_fsync: options.on_fsync,
         _lock: lock.clone(),
     };
@@ -279,25 +278,6 @@ fn judge(
         ));
     }
     Ok(())
-}
-
-/// Entries below this may be deleted: up to the older snapshot, if the log leads from there to the newer.
-fn floor(next_indexes: &[u64], purged: Option<&LogId>, last: Option<&LogId>) -> u64 {
-    let begin = purged.map_or(0, |purged| purged.index + 1);
-    let end = last.map_or(begin, |last| last.index + 1);
-    match next_indexes {
-        [] => 0,
-        [.., newest] if end < *newest => *newest,
-        [newest] if begin > 0 => *newest,
-        [_] => 0,
-        [.., older, newest] => {
-            if *older < begin {
-                *newest
-            } else {
-                *older
-            }
-        }
-    }
 }
 
 fn open_engine(dir: &Path) -> Result<EngineWriter, OpenError> {

@@ -20,7 +20,10 @@ use std::{
 use sha2::{Digest, Sha256};
 
 use super::sync_dir;
-use crate::{codec, types::SnapshotMeta};
+use crate::{
+    codec,
+    types::{LogId, SnapshotMeta},
+};
 
 const MAGIC: &[u8; 8] = b"flotsnap";
 const FORMAT: u8 = 1;
@@ -119,23 +122,21 @@ impl Snapshots {
         Ok(file)
     }
 
-    /// Forgets all but the newest `KEPT`, and returns the first index that the log must still have.
-    pub(crate) fn retire_old(&self) -> io::Result<u64> {
-        let mut kept = self.kept();
-        let surplus = kept.len().saturating_sub(KEPT);
-        kept.drain(..surplus);
-        self.remove_others(&kept)?;
-        // With a single one the log itself, from its beginning, is the one before.
-        Ok(if kept.len() < KEPT { 0 } else { next_index(&kept[0].meta) })
+    /// Forgets all but the newest `KEPT`.
+    pub(crate) fn retire_old(&self) -> io::Result<()> {
+        self.retire_all_but(KEPT)
     }
 
     /// After an installation: the log does not lead from an older snapshot to this one.
-    pub(crate) fn retire_all_but_current(&self) -> io::Result<u64> {
-        let mut kept = self.kept();
-        let surplus = kept.len().saturating_sub(1);
-        kept.drain(..surplus);
-        self.remove_others(&kept)?;
-        Ok(kept.last().map_or(0, |current| next_index(&current.meta)))
+    pub(crate) fn retire_all_but_current(&self) -> io::Result<()> {
+        self.retire_all_but(1)
+    }
+
+    /// Log entries below this index may be deleted: those up to the older snapshot, if the log leads from
+    /// there to the newer one.
+    pub(crate) fn floor(&self, deleted: Option<&LogId>, last: Option<&LogId>) -> u64 {
+        let next_indexes: Vec<u64> = self.kept().iter().map(|kept| next_index(&kept.meta)).collect();
+        floor(&next_indexes, deleted.map(|deleted| deleted.index), last.map(|last| last.index))
     }
 
     /// A file without a name: whatever happens, nothing of it stays behind.
@@ -146,9 +147,11 @@ impl Snapshots {
         Ok(file)
     }
 
-    /// The index after each snapshot, oldest first.
-    pub(super) fn next_indexes(&self) -> Vec<u64> {
-        self.kept().iter().map(|kept| next_index(&kept.meta)).collect()
+    fn retire_all_but(&self, count: usize) -> io::Result<()> {
+        let mut kept = self.kept();
+        let surplus = kept.len().saturating_sub(count);
+        kept.drain(..surplus);
+        self.remove_others(&kept)
     }
 
     fn remove_others(&self, kept: &[Kept]) -> io::Result<()> {
@@ -169,6 +172,19 @@ impl Snapshots {
     fn kept(&self) -> MutexGuard<'_, Vec<Kept>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// `next_indexes`: for each snapshot, oldest first, the first index it does not contain.
+fn floor(next_indexes: &[u64], deleted: Option<u64>, last: Option<u64>) -> u64 {
+    let begin = deleted.map_or(0, |deleted| deleted + 1);
+    let end = last.map_or(begin, |last| last + 1);
+    let (older, newest) = match *next_indexes {
+        [] => return 0,
+        // A whole log is as good as an older snapshot.
+        [newest] => (0, newest),
+        [.., older, newest] => (older, newest),
+    };
+    if begin <= older && newest <= end { older } else { newest }
 }
 
 /// A file that is not what was written.

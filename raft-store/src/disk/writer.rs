@@ -76,6 +76,8 @@ pub(crate) struct View {
     /// incoming snapshot covers while that snapshot is still being written, and a crash at that
     /// moment must not find the one gone and the other incomplete.
     pub(crate) purged: Option<LogId>,
+    /// Entries up to here are gone.
+    pub(crate) deleted: Option<LogId>,
     /// The last entry that is there, hidden or not.
     pub(crate) last: Option<LogId>,
     pub(crate) vote: Option<Vote>,
@@ -106,7 +108,7 @@ enum Queued {
         done: oneshot::Sender<Result<(), Poisoned>>,
         _place: OwnedSemaphorePermit,
     },
-    /// The state has changed.
+    /// `purged`, `committed` or `floor` has changed.
     Wake,
 }
 
@@ -117,8 +119,6 @@ pub(super) struct Parts {
     pub(super) node_record: NodeRecord,
     pub(super) mark: Slots<MarkRecord>,
     pub(super) mark_record: MarkRecord,
-    /// What was purged when the log was opened.
-    pub(super) purged: Option<LogId>,
     pub(super) on_fsync: Option<FsyncObserver>,
     /// Last: unlocked after everything above was dropped.
     pub(super) _lock: Arc<DirLock>,
@@ -251,14 +251,18 @@ impl Thread {
     }
 
     fn cycle(&mut self, queued: impl Iterator<Item = Queued>) {
-        self.state.wake_queued.store(false, Ordering::Release);
-        // Before the appends: one of them may go on where a purge ends.
-        self.guard(Self::purge).unwrap_or_default();
         let mut appends = Vec::new();
         let mut acks: Vec<Done> = Vec::new();
         let mut places = Vec::new();
         for queued in queued {
-            let Queued::Op { op, done, _place: place } = queued else { continue };
+            let Queued::Op { op, done, _place: place } = queued else {
+                // Reset before the state is read: whoever changes it from now on queues another one.
+                self.state.wake_queued.store(false, Ordering::Release);
+                self.append(std::mem::take(&mut appends), std::mem::take(&mut acks));
+                // In its turn: the append behind it may go on where the purge ends.
+                self.guard(Self::purge).unwrap_or_default();
+                continue;
+            };
             places.push(place);
             if let Op::Append { entries, last } = op {
                 appends.push((entries, last));
@@ -339,9 +343,10 @@ impl Thread {
 
     /// Deletes what is hidden, as far as `floor` allows.
     fn purge(&mut self) -> Result<(), WriteError> {
-        let Some(wanted) = self.state.view().purged else { return Ok(()) };
+        let View { purged, deleted, .. } = self.state.view().clone();
+        let Some(wanted) = purged else { return Ok(()) };
         let Some(allowed) = self.state.floor.borrow().checked_sub(1) else { return Ok(()) };
-        if self.parts.purged.is_some_and(|purged| purged.index >= wanted.index.min(allowed)) {
+        if deleted.is_some_and(|deleted| deleted.index >= wanted.index.min(allowed)) {
             return Ok(());
         }
         let upto = match wanted.index <= allowed {
@@ -351,8 +356,8 @@ impl Thread {
         // A log that begins above the floor has nothing to delete below it.
         let Some(upto) = upto else { return Ok(()) };
         self.parts.engine.purge(&upto)?;
-        self.parts.purged = Some(upto);
         let mut view = self.state.view();
+        view.deleted = Some(upto);
         view.last = view.last.filter(|last| last.index > upto.index);
         Ok(())
     }
