@@ -44,6 +44,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(20);
 /// The code of a cluster that exists already: the data directory was kept.
 const HAS_CLUSTER: &str = "E0501";
+/// A node did not come up, and its log says why.
+const NOT_UP: &str = "E0508";
 const NODES_MAX: u8 = 9;
 
 /// Run a whole fleet on this machine, with a demo app
@@ -100,6 +102,9 @@ async fn start(args: Args, shell: &Shell) -> Result<Exit, Failure> {
     };
     shell.output.note("stopping");
     children.stop().await;
+    if outcome.as_ref().is_err_and(|failure| failure.code.as_deref() == Some(NOT_UP)) {
+        home.keep();
+    }
     outcome.map(|()| Exit::Done)
 }
 
@@ -233,7 +238,7 @@ fn flotilla_spec_of(toml: &str) -> Result<flotilla_spec::AppSpec, Failure> {
 }
 
 fn not_up(message: &str) -> Failure {
-    Failure::new(Exit::Failed, message).code("E0508")
+    Failure::new(Exit::Failed, message).code(NOT_UP)
 }
 
 /// Where the nodes keep their state: for this time only, or for the next time too.
@@ -257,6 +262,13 @@ impl Home {
         match self {
             Self::Temporary(dir) => dir.path(),
             Self::Kept(dir) => dir,
+        }
+    }
+
+    /// For the logs in it.
+    fn keep(self) {
+        if let Self::Temporary(dir) = self {
+            drop(dir.keep());
         }
     }
 
