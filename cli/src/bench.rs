@@ -135,7 +135,8 @@ impl PingArgs {
             is_reconnecting: true,
             ..self.at.load(protocol, shell).await?
         };
-        finish("Ping", &self.at, load, shell).await
+        let (exit, _) = finish("Ping", &self.at, load, shell).await?;
+        Ok(exit)
     }
 }
 
@@ -150,7 +151,11 @@ impl BalanceArgs {
             is_reconnecting: true,
             ..self.at.load(protocol, shell).await?
         };
-        finish("Balance", &self.at, load, shell).await
+        let (exit, tally) = finish("Balance", &self.at, load, shell).await?;
+        if let Some(hint) = report::hint(&tally) {
+            shell.output.note(hint);
+        }
+        Ok(exit)
     }
 }
 
@@ -169,7 +174,11 @@ impl SimulateArgs {
             is_reconnecting: self.reconnect,
             ..self.at.load(protocol, shell).await?
         };
-        finish("Simulation", &self.at, load, shell).await
+        let (exit, tally) = finish("Simulation", &self.at, load, shell).await?;
+        if let Some(hint) = report::hint(&tally).filter(|_| self.identify) {
+            shell.output.note(hint);
+        }
+        Ok(exit)
     }
 }
 
@@ -223,7 +232,7 @@ impl Protocol {
 }
 
 /// Runs it to its end or to Ctrl-C, and shows what there is then.
-async fn finish(kind: &str, at: &At, load: Load, shell: &Shell) -> Result<Exit, Failure> {
+async fn finish(kind: &str, at: &At, load: Load, shell: &Shell) -> Result<(Exit, Tally), Failure> {
     let stop = CancellationToken::new();
     let running = load::run(load, stop.clone());
     tokio::pin!(running);
@@ -241,9 +250,10 @@ async fn finish(kind: &str, at: &At, load: Load, shell: &Shell) -> Result<Exit, 
         || report::document(&at.address.to_string(), &tally),
         |style| report::render(&tally, output.headers, style),
     )?;
-    Ok(match (is_interrupted, tally.failed()) {
+    let exit = match (is_interrupted, tally.failed()) {
         (true, _) => Exit::Interrupted,
         (false, 0) => Exit::Done,
         (false, _) => Exit::Failed,
-    })
+    };
+    Ok((exit, tally))
 }

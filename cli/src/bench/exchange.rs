@@ -18,7 +18,7 @@ use tokio::{
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Protocol {
-    /// Bytes that come back. 0 bytes: the connection and its name are all that is asked for.
+    /// Bytes that come back. 0 bytes: the name of the target is all that is asked for.
     Echo {
         payload_bytes: u32,
         is_identifying: bool,
@@ -54,7 +54,7 @@ pub(super) struct Fault {
 }
 
 pub(super) enum Connection {
-    Echo { stream: BufReader<TcpStream>, target: Option<String>, payload_bytes: u32 },
+    Echo { stream: BufReader<TcpStream>, payload_bytes: u32, is_identifying: bool, target: Option<String> },
     Http { sender: SendRequest<Full<Bytes>>, http: Http, _driver: JoinSet<()> },
 }
 
@@ -68,11 +68,12 @@ impl Connection {
     pub(super) async fn open(addresses: &[SocketAddr], protocol: &Protocol) -> Result<Self, Fault> {
         let stream = connect(addresses).await.map_err(|error| Fault::io("connect", &error))?;
         match protocol {
-            Protocol::Echo { payload_bytes, is_identifying } => {
-                let mut stream = BufReader::new(stream);
-                let target = if *is_identifying { identify(&mut stream).await? } else { None };
-                Ok(Self::Echo { stream, target, payload_bytes: *payload_bytes })
-            }
+            Protocol::Echo { payload_bytes, is_identifying } => Ok(Self::Echo {
+                stream: BufReader::new(stream),
+                payload_bytes: *payload_bytes,
+                is_identifying: *is_identifying,
+                target: None,
+            }),
             Protocol::Http(http) => {
                 let (sender, connection) = http1::handshake(TokioIo::new(stream))
                     .await
@@ -85,12 +86,24 @@ impl Connection {
         }
     }
 
+    /// Asks for the name of the target before the first payload, so that no exchange takes the time for
+    /// it. Without a payload the question is the exchange.
+    pub(super) async fn introduce(&mut self) -> Result<(), Fault> {
+        match self {
+            Self::Echo { stream, payload_bytes: 1.., is_identifying: true, target } => {
+                *target = identify(stream).await?;
+                Ok(())
+            }
+            Self::Echo { .. } | Self::Http { .. } => Ok(()),
+        }
+    }
+
     /// The name of the target that answered, when it is known. `seed` makes the payload another one than
     /// the last, so an answer to the last one is no answer to this.
     pub(super) async fn exchange(&mut self, seed: u64) -> Result<Option<String>, Fault> {
         match self {
-            Self::Echo { target, payload_bytes: 0, .. } => Ok(target.clone()),
-            Self::Echo { stream, target, payload_bytes } => {
+            Self::Echo { stream, payload_bytes: 0, .. } => identify(stream).await,
+            Self::Echo { stream, payload_bytes, target, .. } => {
                 echo(stream, &payload(seed, *payload_bytes)).await?;
                 Ok(target.clone())
             }

@@ -33,7 +33,7 @@ pub(super) struct Load {
 pub(super) struct Tally {
     pub(super) elapsed: Duration,
     pub(super) succeeded: u64,
-    /// Until a connection stands, with the name of its target when that is asked for.
+    /// Until a connection stands.
     pub(super) connecting: Histogram,
     /// From the first byte sent to the last received; at a given rate from when it was due.
     pub(super) exchanging: Histogram,
@@ -147,7 +147,10 @@ async fn one(
             let opening = timeout(load.timeout, Connection::open(&load.addresses, &load.protocol));
             let opened = opening.await.map_err(|_| Fault::timeout(load.timeout))??;
             connecting.record(begun.elapsed());
-            kept.insert(opened)
+            let connection = kept.insert(opened);
+            let introducing = timeout(load.timeout, connection.introduce());
+            introducing.await.map_err(|_| Fault::timeout(load.timeout))??;
+            connection
         }
     };
     // A late start is the fault of what came before: counting from the start would hide it.

@@ -22,7 +22,7 @@ pub(super) fn document(address: &str, tally: &Tally) -> Value {
         "failed": tally.failed(),
         "connections": tally.connecting.count(),
         "elapsedMs": millis(tally.elapsed),
-        "perSecond": per_second(tally),
+        "perSecond": (per_second(tally) * 10.0).round() / 10.0,
         "connectMs": times(&tally.connecting),
         "exchangeMs": times(&tally.exchanging),
         "targets": targets.collect::<Vec<_>>(),
@@ -38,9 +38,9 @@ pub(super) fn render(tally: &Tally, headers: bool, style: Style) -> String {
         _ => (style.red("✗"), style.red(&format!("{failed} failed"))),
     };
     let mut out = format!(
-        "{mark} {} exchanges in {:.1}s, {:.0} per second, {} connections, {failures}\n",
+        "{mark} {} exchanges in {}, {:.0} per second, {} connections, {failures}\n",
         tally.succeeded + failed,
-        tally.elapsed.as_secs_f64(),
+        readable(tally.elapsed),
         per_second(tally),
         tally.connecting.count(),
     );
@@ -58,10 +58,15 @@ pub(super) fn render(tally: &Tally, headers: bool, style: Style) -> String {
         vec![text(class.word()), number(faults.count.to_string()), text(faults.example.as_str())]
     });
     section(&["FAILURE", "COUNT", "THE FIRST"], rows.collect());
-    if tally.targets.is_empty() && tally.succeeded > 0 {
-        out += &style.dim("which targets answered is not known: they did not name themselves\n");
-    }
     out
+}
+
+/// For those who asked which targets answered.
+pub(super) fn hint(tally: &Tally) -> Option<&'static str> {
+    let nobody_said = tally.targets.is_empty() && tally.succeeded > 0;
+    nobody_said.then_some(
+        "the distribution is unknown: the targets do not name themselves, they only echo or answer",
+    )
 }
 
 fn row(name: &str, times: &Histogram) -> Vec<Field> {

@@ -118,8 +118,18 @@ async fn targets_that_name_themselves_are_counted_and_echo_servers_stay_unknown(
     let (address, _server) = serve("127.0.0.1", echo).await;
     let unknown = tally(Load { protocol: identifying, ..tcp(address, 0) }).await;
     assert_eq!((unknown.succeeded, unknown.targets.len()), (100, 0));
-    assert!(report::render(&unknown, true, Style::PLAIN).contains("did not name themselves"));
+    assert!(report::hint(&unknown).is_some() && report::hint(&counted).is_none());
     assert_eq!(report::document("a:1", &unknown)["targetUnknown"], 100);
+}
+
+#[tokio::test]
+async fn without_a_payload_the_question_for_the_name_is_the_exchange() {
+    let (address, _server) =
+        serve("127.0.0.1", |stream, number| named(stream, format!("target-{number}"))).await;
+    let protocol = Protocol::Echo { payload_bytes: 0, is_identifying: true };
+    let kept = tally(Load { connections: 1, exchanges: Some(9), protocol, ..tcp(address, 0) }).await;
+    assert_eq!(kept.targets, BTreeMap::from([("target-0".to_owned(), 9)]));
+    assert_eq!((kept.connecting.count(), kept.exchanging.count()), (1, 9));
 }
 
 #[tokio::test]
