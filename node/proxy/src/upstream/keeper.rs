@@ -16,7 +16,7 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{
     Endpoint, EndpointSet, EndpointStatus, Resolution, TargetStatus, Upstream,
@@ -187,12 +187,13 @@ impl Keeper {
         let now = Instant::now();
         let random = self.random.hash_one((address, now));
         self.due.insert((now + health::pause(self.check.interval, before.is_none(), random), address));
-        if before != health.available() {
-            let (app, pool) = (&self.app, &self.pool);
-            match health.last_error() {
-                None => info!(app, pool, %address, "endpoint available"),
-                Some(error) => warn!(app, pool, %address, error, "endpoint unavailable"),
-            }
+        let (app, pool) = (&self.app, &self.pool);
+        match (before, health.available(), health.last_error()) {
+            (before, after, _) if before == after => {}
+            // What every endpoint does when its app starts.
+            (None, Some(true), _) => debug!(app, pool, %address, "endpoint available"),
+            (_, _, None) => info!(app, pool, %address, "endpoint available again"),
+            (_, _, Some(error)) => warn!(app, pool, %address, error, "endpoint unavailable"),
         }
         is_news
     }

@@ -157,7 +157,7 @@ async fn look_after(shared: Arc<Shared>, question: Question, sender: watch::Send
         let answer = tokio::time::timeout(LOOKUP_MAX, look_up(&shared.dns, &question)).await;
         let answer = answer.unwrap_or_else(|_| Err(format!("timed out after {LOOKUP_MAX:?}")));
         let (known, wait) = memory.learn(answer, Instant::now(), &question);
-        log_change(&question.host, &sender.borrow().resolution, &known.resolution);
+        log_change(&question.host, &sender.borrow().resolution, &known);
         sender.send_if_modified(|current| {
             let is_new = *current != known;
             *current = known;
@@ -178,12 +178,10 @@ async fn look_after(shared: Arc<Shared>, question: Question, sender: watch::Send
     }
 }
 
-fn log_change(host: &str, before: &Resolution, now: &Resolution) {
-    match (before, now) {
+fn log_change(host: &str, before: &Resolution, now: &Known) {
+    match (before, &now.resolution) {
         (Resolution::Failed(_), Resolution::Failed(_)) => {}
-        (_, Resolution::Failed(error)) => {
-            warn!(host, error, "cannot resolve; the last addresses stay in use")
-        }
+        (_, Resolution::Failed(error)) => warn!(host, error, kept = now.addresses.len(), "cannot resolve"),
         (Resolution::Failed(_), Resolution::Resolved) => info!(host, "resolved again"),
         (_, Resolution::Pending | Resolution::Resolved) => {}
     }
