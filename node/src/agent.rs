@@ -11,7 +11,8 @@ use std::{
 };
 
 use flotilla_proxy::{GenerationStatus, Proxy};
-use flotilla_raft_store::{AppName, Fleet, GenerationId, NodeId, spec_digest};
+use flotilla_raft_store::{Fleet, GenerationId, NodeId, spec_digest};
+use flotilla_spec::AppName;
 use tokio::{sync::watch, time::Instant};
 use tracing::{debug, info, warn};
 
@@ -180,7 +181,7 @@ pub(crate) async fn report(
                 incarnation,
                 applied: replica.fleet().index,
                 connections: proxy.connections(),
-                store_bytes: replica.store.size_bytes(),
+                store_bytes: replica.store.size_bytes().unwrap_or(0),
                 generations: (!same).then(|| (*now).clone()),
             };
             told = send(&replica, leader, report).await.then_some((leader, now));

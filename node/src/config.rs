@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use flotilla_raft_store::{Availability, Member, Timings};
+use flotilla_raft_store::{Availability, Member, StoreOptions, types::Timings};
 use serde::Deserialize;
 
 /// Every field is optional, so that flags and environment can fill in what the file leaves out.
@@ -218,6 +218,10 @@ impl ConfigFile {
 }
 
 impl Config {
+    pub(crate) fn store(&self) -> StoreOptions {
+        StoreOptions { free_space_min_bytes: self.free_space_min_bytes, ..StoreOptions::default() }
+    }
+
     /// What the fleet shall know of this node.
     pub(crate) fn member(&self) -> Member {
         Member {

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use flotilla_raft_store::{Availability, Fleet, NodeId, TypeConfig};
+use flotilla_raft_store::{Availability, Fleet, NodeId, types::TypeConfig};
 use openraft::{BasicNode, Raft, RaftMetrics, ServerState};
 use tracing::{info, warn};
 

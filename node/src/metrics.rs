@@ -39,7 +39,7 @@ pub(crate) fn install() -> anyhow::Result<Exporter> {
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &LATENCY_BUCKETS)?
         .install_recorder()
         .context("install the metrics recorder")?;
-    flotilla_proxy::describe_metrics();
+    flotilla_proxy::metrics::describe();
     describe();
     gauge!("flotilla_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     Ok(Exporter(handle))
@@ -81,7 +81,7 @@ pub(crate) fn observe(replica: &Replica) {
             gauge!("flotilla_raft_peer_lag_entries", "peer" => node.to_string()).set(lag as f64);
         }
     }
-    gauge!("flotilla_store_size_bytes").set(replica.store.size_bytes() as f64);
+    gauge!("flotilla_store_size_bytes").set(replica.store.size_bytes().unwrap_or(0) as f64);
     let fleet = replica.fleet();
     gauge!("flotilla_apps").set(fleet.apps.len() as f64);
     let under_way = fleet.rollouts.values().filter(|rollout| !rollout.state.is_finished()).count();

@@ -20,11 +20,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::{
-    admin, agent, announce,
+    admin,
+    agent::{self, Agent},
+    announce,
     config::Config,
     join, logging, membership,
     metrics::{self, Exporter},
-    replica::{FIRST_NODE, Replica},
+    replica::{self, FIRST_NODE, Replica},
     rollout, server,
     server::error::Refusal,
 };
@@ -231,12 +233,14 @@ impl Node {
 
     /// From here on the node is a member: every task that works on the replica starts.
     async fn enter(&mut self, opened: flotilla_raft_store::Opened) -> anyhow::Result<()> {
-        let replica = Replica::start(opened, &self.shared.config).await?;
-        let (agent, running) =
-            agent::Agent::new(replica.me(), replica.fleet.clone(), self.shared.proxy.clone(), &self.shared.config);
+        let (replica, proposer) = Replica::start(opened, &self.shared.config).await?;
         let proxy = self.shared.proxy.clone();
-        let tasks: [(&'static str, _); 5] = [
+        let (agent, running) =
+            Agent::new(replica.me(), replica.fleet.clone(), proxy.clone(), self.shared.config.traffic_address);
+        let tasks: [(&'static str, _); 7] = [
             ("agent", boxed(agent.run())),
+            ("proposer", boxed(async { proposer.run().await; Ok(()) })),
+            ("store", boxed(replica::watch_over(replica.clone()))),
             ("report", boxed(agent::report(replica.clone(), running, proxy))),
             ("announce", boxed(announce::run(replica.clone(), self.shared.config.join.clone()))),
             ("membership", boxed(membership::run(replica.clone()))),
@@ -252,7 +256,6 @@ impl Node {
                 }
             });
         }
-        self.tasks.spawn(end_with_raft(replica.clone(), self.stop.clone()));
         self.replica.send_replace(Some(replica));
         Ok(())
     }
@@ -260,20 +263,6 @@ impl Node {
 
 fn boxed<'a, T>(task: impl Future<Output = T> + Send + 'a) -> std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>> {
     Box::pin(task)
-}
-
-/// A Raft core that died (a poisoned store, a broken invariant) does not come back: the process ends,
-/// and its supervisor starts a new one that serves from disk.
-async fn end_with_raft(replica: Arc<Replica>, stop: CancellationToken) -> anyhow::Result<()> {
-    let mut metrics = replica.raft.metrics();
-    // Cancel-safe: watching reads state only.
-    tokio::select! {
-        () = stop.cancelled() => Ok(()),
-        died = metrics.wait_for(|metrics| metrics.running_state.is_err()) => match died {
-            Ok(metrics) => bail!("Raft stopped: {:?}", metrics.running_state),
-            Err(_) => bail!("Raft is gone"),
-        },
-    }
 }
 
 fn has_cluster(identity: &Identity) -> Refusal {

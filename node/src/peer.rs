@@ -11,7 +11,11 @@ use std::{
 };
 
 use flotilla_api::v1::{self, peer_client::PeerClient};
-use flotilla_raft_store::{ClusterId, Fleet, NodeId, TypeConfig, encode_entry, encode_snapshot_meta};
+use flotilla_raft_store::{
+    ClusterId, Fleet, NodeId,
+    codec::raft::{encode_entry, encode_snapshot_meta},
+    types::TypeConfig,
+};
 use futures_util::StreamExt as _;
 use openraft::{
     BasicNode, RaftNetwork, RaftNetworkFactory, Snapshot, Vote,
@@ -19,7 +23,7 @@ use openraft::{
     network::{Backoff, RPCOption},
     raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse},
 };
-use tokio::{io::AsyncReadExt as _, sync::watch};
+use tokio::{fs::File, io::AsyncReadExt as _, sync::watch};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::server::convert;
@@ -142,6 +146,14 @@ impl Connection {
     }
 }
 
+/// A file that cannot be read ends the stream early; the receiver sees that bytes are missing.
+async fn next_chunk(mut file: File) -> Option<(v1::SnapshotChunk, File)> {
+    let mut chunk = vec![0; SNAPSHOT_CHUNK_BYTES];
+    let read = file.read(&mut chunk).await.unwrap_or(0);
+    chunk.truncate(read);
+    (read > 0).then(|| (v1::SnapshotChunk { part: Some(v1::snapshot_chunk::Part::Data(chunk)) }, file))
+}
+
 /// Waits for the answer no longer than openraft is prepared to.
 async fn call<T>(
     option: &RPCOption,
@@ -210,15 +222,9 @@ impl RaftNetwork<TypeConfig> for Connection {
             size_bytes,
         };
         let head = v1::SnapshotChunk { part: Some(v1::snapshot_chunk::Part::Head(head)) };
-        // A file that cannot be read ends the stream early; the receiver sees that bytes are missing.
-        let chunks = futures_util::stream::unfold(*snapshot.snapshot, async |mut file| {
-            let mut chunk = vec![0; SNAPSHOT_CHUNK_BYTES];
-            let read = file.read(&mut chunk).await.unwrap_or(0);
-            chunk.truncate(read);
-            (read > 0).then(|| (v1::SnapshotChunk { part: Some(v1::snapshot_chunk::Part::Data(chunk)) }, file))
-        });
+        let chunks = futures_util::stream::unfold(*snapshot.snapshot, next_chunk);
         let mut client = self.client().map_err(StreamingError::Unreachable)?;
-        let answer = client.install_snapshot(futures_util::stream::iter([head]).chain(chunks.boxed()));
+        let answer = client.install_snapshot(futures_util::stream::iter([head]).chain(chunks));
         let reply = tokio::select! {
             // Nothing is half done when the transfer is dropped: the receiver installs only whole files.
             closed = cancel => return Err(StreamingError::Closed(closed)),

@@ -2,18 +2,27 @@
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::Context as _;
-use flotilla_raft_store::{Fleet, Identity, Member, NodeId, Opened, Proposer, StoreStatus, TypeConfig};
+use anyhow::{Context as _, bail};
+use flotilla_raft_store::{
+    Answer, Change, Command, Fleet, Identity, Member, NodeId, Opened, ProposeOptions, Proposer, ProposerTask, RequestId,
+    StoreStatus,
+    types::TypeConfig,
+};
 use openraft::{BasicNode, Raft, RaftMetrics, ServerState};
 use tokio::sync::watch;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
+    clock,
     config::Config,
     peer::{Network, Peers},
     reports::Reports,
     rollout::plan::Waiting,
+    server::error::{Refusal, not_proposed},
 };
+
+/// How often the log is asked whether it wants a snapshot.
+const SNAPSHOT_LOOK: Duration = Duration::from_secs(1);
 
 /// Everything a node has once it belongs to a cluster. Shared by the tasks that work on it.
 pub(crate) struct Replica {
@@ -35,11 +44,11 @@ pub(crate) struct Replica {
 impl Replica {
     /// Starts Raft over an open store. The fleet that the store remembers is published before this
     /// returns, so a node can serve it whether or not there is a leader.
-    pub(crate) async fn start(opened: Opened, config: &Config) -> anyhow::Result<Arc<Self>> {
-        let Opened { identity, log, state_machine, fleet, status, .. } = opened;
+    pub(crate) async fn start(opened: Opened, config: &Config) -> anyhow::Result<(Arc<Self>, ProposerTask)> {
+        let Opened { identity, log, state_machine, fleet, status } = opened;
         let peers = Peers::new(identity.cluster.clone(), identity.node, fleet.clone());
         let network = Network { peers: peers.clone(), retry: config.raft.heartbeat / 4 };
-        let raft_config = flotilla_raft_store::recommended_config(config.raft);
+        let raft_config = flotilla_raft_store::types::recommended_config(config.raft);
         let raft_config = Arc::new(raft_config.validate().context("check the Raft timings")?);
         let raft = Raft::new(identity.node, raft_config, network, log, state_machine).await.context("start Raft")?;
 
@@ -47,11 +56,12 @@ impl Replica {
         // open: an empty log here is one that never held anything.
         if identity.node == FIRST_NODE && !raft.is_initialized().await? {
             let first = BasicNode::new(&config.cluster_advertise);
-            raft.initialize([(FIRST_NODE, first)].into_iter().collect::<std::collections::BTreeMap<_, _>>()).await?;
+            raft.initialize(std::collections::BTreeMap::from([(FIRST_NODE, first)])).await?;
         }
         info!(cluster = %identity.cluster, node = %identity.node, name = %identity.node_name, "member started");
-        Ok(Arc::new(Self {
-            proposer: Proposer::start(raft.clone(), &config.proposer()),
+        let (proposer, proposer_task) = Proposer::new(raft.clone(), ProposeOptions::default());
+        let replica = Arc::new(Self {
+            proposer,
             raft,
             fleet,
             peers,
@@ -61,7 +71,8 @@ impl Replica {
             member: config.member(),
             heartbeat: config.raft.heartbeat,
             identity,
-        }))
+        });
+        Ok((replica, proposer_task))
     }
 
     pub(crate) fn me(&self) -> NodeId {
@@ -98,9 +109,35 @@ impl Replica {
         change: Change,
     ) -> Result<Answer, tonic::Status> {
         if !self.store.has_room() {
-            return Err(Refusal::DiskFull { free_bytes: self.store.free_bytes() }.into());
+            return Err(Refusal::DiskFull { free_bytes: self.store.free_bytes().unwrap_or(0) }.into());
         }
         let command = Command { request, time: clock::now(), change };
         self.proposer.propose(command).await.map_err(|err| not_proposed(&err))
+    }
+}
+
+/// Keeps an eye on the store and on Raft. A core that died, or a store that failed once, does not come
+/// back: the process ends, and its supervisor starts a new one that serves from disk.
+pub(crate) async fn watch_over(replica: Arc<Replica>) -> anyhow::Result<()> {
+    let mut metrics = replica.raft.metrics();
+    let mut poisoned = replica.store.poisoned();
+    let mut look = tokio::time::interval(SNAPSHOT_LOOK);
+    loop {
+        if let Some(why) = &*poisoned.borrow_and_update() {
+            bail!("the store failed: {why}");
+        }
+        if let Err(fatal) = &metrics.borrow_and_update().running_state {
+            bail!("Raft stopped: {fatal}");
+        }
+        // Cancel-safe: watch channels and intervals remember.
+        tokio::select! {
+            changed = metrics.changed() => changed?,
+            changed = poisoned.changed() => changed?,
+            _ = look.tick() => {
+                if replica.store.wants_snapshot() && let Err(err) = replica.raft.trigger().snapshot().await {
+                    warn!(error = %err, "snapshot not taken");
+                }
+            }
+        }
     }
 }

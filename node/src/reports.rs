@@ -8,7 +8,8 @@ use std::{
     time::Duration,
 };
 
-use flotilla_raft_store::{AppName, GenerationId, NodeId};
+use flotilla_raft_store::{GenerationId, NodeId};
+use flotilla_spec::AppName;
 use tokio::{sync::watch, time::Instant};
 
 use crate::rollout::observed::{GenerationReport, Observed, ObservedNode};

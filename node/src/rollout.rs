@@ -131,6 +131,9 @@ fn log(transition: &Transition) {
             warn!(%app, %generation, %reason, "rollout goes back");
         }
         Transition::RolledBack { app, generation } => info!(%app, %generation, "rollout is back"),
+        Transition::Pause { app, generation, reason } => {
+            warn!(%app, %generation, %reason, "rollout stops where it stands");
+        }
         Transition::Advance { .. }
         | Transition::Assign { .. }
         | Transition::Forget { .. }

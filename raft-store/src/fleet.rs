@@ -25,7 +25,7 @@ mod member;
 mod port;
 mod rollout;
 
-pub use app::{App, Cause, Generation, GenerationState, HistoryEntry};
+pub use app::{App, Cause, Generation, GenerationState, HistoryEntry, spec_digest};
 pub use assignment::{Assignment, Desired};
 pub use id::{ClusterId, GenerationId, NodeId, Timestamp};
 pub use member::{Availability, Member};

@@ -7,7 +7,8 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use flotilla_proxy::{GenerationStatus, Phase, PortState, TargetStatus};
-use flotilla_raft_store::{AppName, Assignment, Desired, Fleet, Generation, GenerationId};
+use flotilla_raft_store::{Assignment, Desired, Fleet, Generation, GenerationId};
+use flotilla_spec::AppName;
 
 use super::Key;
 use crate::rollout::observed::{GenerationReport, Readiness, Resolution, TargetReport};

@@ -6,7 +6,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use flotilla_raft_store::{AppName, GenerationId, NodeId};
+use flotilla_raft_store::{GenerationId, NodeId};
+use flotilla_spec::AppName;
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Observed {

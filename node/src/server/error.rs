@@ -23,6 +23,10 @@ pub(crate) enum Refusal {
     Unknown,
     #[error("the data disk is nearly full ({free_bytes} bytes free)")]
     DiskFull { free_bytes: u64 },
+    #[error("too many changes are waiting for the log")]
+    Busy,
+    #[error("the change has {bytes} bytes, and the log takes no more than {max} at once")]
+    TooLarge { bytes: usize, max: usize },
     #[error("{0}")]
     InvalidSpec(String),
     #[error("{0}")]
@@ -62,6 +66,8 @@ impl Refusal {
             Self::DiskFull { .. } => {
                 (Code::ResourceExhausted, "E0403", "free space in the data directory of the leader; reads and traffic go on")
             }
+            Self::Busy => (Code::Unavailable, "E0404", "nothing was changed; try again in a moment"),
+            Self::TooLarge { .. } => (Code::InvalidArgument, "E0405", "apply fewer apps at a time"),
             Self::InvalidSpec(_) => (Code::InvalidArgument, "E0100", "check the file with `flotilla app validate -f FILE`"),
             Self::Malformed(_) => (Code::InvalidArgument, "E0505", "use a `flotilla` of the same version as the nodes"),
             Self::WrongNode(_) => (
@@ -128,8 +134,10 @@ pub(crate) fn rejected(rejection: &Rejection) -> Status {
 /// A proposal that did not become an answer. `NotLeader` is handled by forwarding before it gets here.
 pub(crate) fn not_proposed(error: &ProposeError) -> Status {
     match error {
-        ProposeError::NotLeader { .. } => Refusal::NoLeader.into(),
+        ProposeError::NotLeader { .. } | ProposeError::NoQuorum => Refusal::NoLeader.into(),
         ProposeError::Unknown => Refusal::Unknown.into(),
+        ProposeError::Busy => Refusal::Busy.into(),
+        ProposeError::TooLarge { bytes, max } => Refusal::TooLarge { bytes: *bytes, max: *max }.into(),
         ProposeError::Fatal(why) => Refusal::Stopping(why.clone()).into(),
     }
 }

@@ -10,9 +10,9 @@ use std::{
 
 use flotilla_api::v1::{self, fleet_client::FleetClient, fleet_server};
 use flotilla_raft_store::{
-    AppName, ApplyApp, Change, Fleet, GenerationId, NodeId, Rejection, Reply, RequestId,
+    ApplyApp, Change, Fleet, GenerationId, NodeId, Rejection, Reply, RequestId,
 };
-use flotilla_spec::AppSpec;
+use flotilla_spec::{AppName, AppSpec};
 use futures_util::Stream;
 use tonic::{Request, Response, Status};
 
@@ -129,10 +129,11 @@ impl fleet_server::Fleet for Service {
         let app = app_name(&request.app)?;
         let fleet = replica.fleet();
         let known = existing(&fleet, &app)?;
-        let spec = known.rollback_spec(request.to).ok_or_else(|| {
-            rejected(&Rejection::NoSuchVersion { app: app.clone(), version: request.to.unwrap_or(known.version - 1) })
+        let earlier = known.earlier(request.to).ok_or_else(|| {
+            let version = request.to.unwrap_or(known.version.saturating_sub(1));
+            rejected(&Rejection::NoSuchVersion { app: app.clone(), version })
         })?;
-        let placed = place(&replica, &fleet, &spec)?;
+        let placed = place(&replica, &fleet, &earlier.spec)?;
         let change = Change::Rollback { app, to: request.to, if_version: request.if_version, placed };
         match replica.propose(request_id(request.request), change).await? {
             Ok(Reply::Apps { apps }) => match apps.first() {

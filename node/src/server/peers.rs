@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use flotilla_api::v1::{self, peer_server::Peer, snapshot_chunk::Part};
-use flotilla_raft_store::{Change, NodeId, decode_snapshot_meta};
+use flotilla_raft_store::{Change, NodeId, codec::raft::decode_snapshot_meta};
 use openraft::Snapshot;
 use tokio::{
     io::{AsyncSeekExt as _, AsyncWriteExt as _},

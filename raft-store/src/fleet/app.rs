@@ -112,16 +112,11 @@ impl Fleet {
         placed: &[NodeId],
     ) -> Answer {
         let record = self.living(app)?;
-        let version = match to {
-            Some(version) => version,
-            None => {
-                let before = record.history.iter().rev().nth(1);
-                before.map_or(record.version.saturating_sub(1), |entry| entry.version)
-            }
-        };
-        let entry = record.history.iter().find(|entry| entry.version == version);
-        let entry = entry.ok_or_else(|| Rejection::NoSuchVersion { app: app.clone(), version })?;
-        let cause = Cause::RolledBackTo { version };
+        let entry = record.earlier(to).ok_or_else(|| {
+            let version = to.unwrap_or(record.version.saturating_sub(1));
+            Rejection::NoSuchVersion { app: app.clone(), version }
+        })?;
+        let cause = Cause::RolledBackTo { version: entry.version };
         let proposal = Proposal::new(entry.spec.clone(), if_version, placed, cause);
         self.accept(at, vec![proposal])
     }
@@ -365,9 +360,24 @@ impl Fleet {
     }
 }
 
+/// SHA-256 of the canonical spec: what a generation is recognised by.
+pub fn spec_digest(spec: &AppSpec) -> [u8; 32] {
+    Sha256::digest(spec.to_json()).into()
+}
+
+impl App {
+    /// The version that a rollback goes to; `None`: the one before the wanted.
+    pub fn earlier(&self, version: Option<u64>) -> Option<&HistoryEntry> {
+        match version {
+            Some(version) => self.history.iter().find(|entry| entry.version == version),
+            None => self.history.iter().rev().nth(1),
+        }
+    }
+}
+
 impl Proposal {
     fn new(spec: Arc<AppSpec>, if_version: Option<u64>, placed: &[NodeId], cause: Cause) -> Self {
-        let digest = Sha256::digest(spec.to_json()).into();
+        let digest = spec_digest(&spec);
         Self { spec, digest, if_version, placed: placed.iter().copied().collect(), cause }
     }
 }

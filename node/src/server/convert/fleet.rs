@@ -7,10 +7,10 @@ use std::{
 
 use flotilla_api::v1;
 use flotilla_raft_store::{
-    App, AppChanged, AppName, Assignment, Availability, Cause, Desired, Fleet, GenerationId, Member, NodeId, Outcome,
+    App, AppChanged, Assignment, Availability, Cause, Desired, Fleet, GenerationId, Member, NodeId, Outcome,
     Rollout, RolloutState, Step,
 };
-use flotilla_spec::{Listen, Protocol};
+use flotilla_spec::{AppName, Listen, Protocol};
 use openraft::ServerState;
 
 use super::{Malformed, required};
@@ -187,6 +187,7 @@ fn outcome_to_pb(outcome: Outcome) -> v1::app_changed::Outcome {
         Outcome::Created => v1::app_changed::Outcome::Created,
         Outcome::Changed => v1::app_changed::Outcome::Changed,
         Outcome::Unchanged => v1::app_changed::Outcome::Unchanged,
+        Outcome::Deleted => v1::app_changed::Outcome::Deleted,
     }
 }
 

@@ -1,7 +1,7 @@
 //! openraft's messages.
 
 use flotilla_api::v1::{self, append_entries_reply as reply};
-use flotilla_raft_store::{NodeId, TypeConfig, decode_entry};
+use flotilla_raft_store::{NodeId, codec::raft::decode_entry, types::TypeConfig};
 use openraft::{
     CommittedLeaderId, LogId, Vote,
     raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest, VoteResponse},
