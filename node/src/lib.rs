@@ -19,5 +19,7 @@ mod replica;
 mod reports;
 mod rollout;
 mod server;
+mod standalone;
 
 pub use node::run;
+pub use standalone::{Applied, ApplyError, Standalone};

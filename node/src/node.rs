@@ -125,6 +125,7 @@ impl Node {
         } else {
             info!("this node belongs to no cluster yet: `flotilla cluster init` or `flotilla cluster join`");
         }
+        node.spawn("metrics", exporter.clone().upkeep());
         node.tasks.spawn(server::serve(listener, shared.clone(), stop.clone()));
         node.tasks.spawn(admin::serve(admin_listener, shared, exporter, stop));
         info!(cluster = %config.cluster_listen, admin = %config.admin_listen, "node started");
@@ -237,32 +238,31 @@ impl Node {
         let proxy = self.shared.proxy.clone();
         let (agent, running) =
             Agent::new(replica.me(), replica.fleet.clone(), proxy.clone(), self.shared.config.traffic_address);
-        let tasks: [(&'static str, _); 7] = [
-            ("agent", boxed(agent.run())),
-            ("proposer", boxed(async { proposer.run().await; Ok(()) })),
-            ("store", boxed(replica::watch_over(replica.clone()))),
-            ("report", boxed(agent::report(replica.clone(), running, proxy))),
-            ("announce", boxed(announce::run(replica.clone(), self.shared.config.join.clone()))),
-            ("membership", boxed(membership::run(replica.clone()))),
-            ("rollout", boxed(rollout::run(replica.clone()))),
-        ];
-        for (name, task) in tasks {
-            let stop = self.stop.clone();
-            self.tasks.spawn(async move {
-                // Cancel-safe: a task that is asked to stop is dropped; what it did is in the log.
-                tokio::select! {
-                    () = stop.cancelled() => Ok(()),
-                    ended = task => ended.context(name),
-                }
-            });
-        }
+        self.spawn("agent", agent.run());
+        self.spawn("proposer", async move {
+            proposer.run().await;
+            Ok(())
+        });
+        self.spawn("store", replica::watch_over(replica.clone()));
+        self.spawn("report", agent::report(replica.clone(), running, proxy));
+        self.spawn("announce", announce::run(replica.clone(), self.shared.config.join.clone()));
+        self.spawn("membership", membership::run(replica.clone()));
+        self.spawn("rollout", rollout::run(replica.clone()));
         self.replica.send_replace(Some(replica));
         Ok(())
     }
-}
 
-fn boxed<'a, T>(task: impl Future<Output = T> + Send + 'a) -> std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>> {
-    Box::pin(task)
+    /// For a task that may be dropped wherever it waits: what it did is in the log.
+    fn spawn(&mut self, name: &'static str, task: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            // Cancel-safe: see above.
+            tokio::select! {
+                () = stop.cancelled() => Ok(()),
+                ended = task => ended.context(name),
+            }
+        });
+    }
 }
 
 fn has_cluster(identity: &Identity) -> Refusal {
