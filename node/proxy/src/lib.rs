@@ -1,1 +1,34 @@
+//! The data plane of Flotilla: an L4 and L7 proxy whose applications change while they run.
+//!
+//! A library on its own. An [`AppConfig`] is one *generation* of an application: ports, routes and
+//! pools of targets. [`Proxy::prepare`] binds its ports and starts resolving and checking its
+//! targets; [`Proxy::serve`] lets it take every new session and request of its ports in one atomic
+//! step. Nothing is closed by that: sessions live on with what they have, keep-alive connections
+//! ask the new generation for their next request, and a rollback is another `serve`.
+//!
+//! It knows nothing of clusters, and never waits for anybody but clients and targets.
 
+mod admission;
+mod buffers;
+mod clock;
+pub mod config;
+mod connect;
+mod control;
+mod generation;
+pub mod http;
+mod listener;
+pub mod metrics;
+mod pool;
+mod proxy;
+mod session;
+mod shift;
+mod socket;
+mod tcp;
+pub mod upstream;
+mod worker;
+
+pub use config::{AppConfig, ProxyConfig};
+pub use control::{GenerationStatus, Phase, PortState, PortStatus, PrepareError, UnknownGeneration};
+pub use proxy::Proxy;
+pub use shift::ShiftError;
+pub use upstream::{EndpointStatus, Resolution, TargetStatus, balance::Strategies};

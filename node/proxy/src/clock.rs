@@ -1,0 +1,281 @@
+//! Time for a worker: a coarse clock and one wheel of deadlines, moved by one tick.
+//!
+//! A session or connection owns a single [`Timer`] for its whole life and moves its deadline with
+//! a plain store, so neither a request nor a copied byte touches a timer queue. The price is the
+//! resolution: a deadline fires up to one [`TICK`] late.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::Future,
+    pin::pin,
+    rc::Rc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+/// Resolution of every timeout of the data plane.
+pub(crate) const TICK: Duration = Duration::from_millis(100);
+/// No deadline.
+pub(crate) const NEVER: u64 = u64::MAX;
+/// Slots of the wheel. A deadline further away than this is looked at again each time its slot
+/// comes by, which also bounds how long the timer of a finished connection lingers (6.4 s).
+const SLOTS: u64 = 64;
+
+/// Milliseconds since the worker started, as of the last tick.
+pub(crate) struct Clock {
+    start: Instant,
+    now: Cell<u64>,
+    ticks: Cell<u64>,
+    wheel: RefCell<Vec<Vec<Rc<Timer>>>>,
+}
+
+/// Why a wait ended without its result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Expired {
+    Deadline,
+    /// The control side asked for the end of everything that still uses a generation.
+    Cut,
+}
+
+/// One deadline, owned by one task.
+pub(crate) struct Timer {
+    deadline: Cell<u64>,
+    /// The tick whose slot holds this timer; `NEVER` when none does. An entry found in another
+    /// slot is a leftover from before the deadline was moved closer.
+    scheduled: Cell<u64>,
+    cut: Cell<bool>,
+    /// What the owner uses now, see [`Clock::cut`]; 0 = nothing.
+    generation: Cell<u64>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Clock {
+    pub(crate) fn new() -> Clock {
+        let wheel = (0..SLOTS).map(|_| Vec::new()).collect();
+        Clock { start: Instant::now(), now: Cell::new(0), ticks: Cell::new(0), wheel: RefCell::new(wheel) }
+    }
+
+    pub(crate) fn now(&self) -> u64 {
+        self.now.get()
+    }
+
+    /// The moment `after` from now; never, when `after` is zero (= switched off).
+    pub(crate) fn after(&self, after: Duration) -> u64 {
+        if after.is_zero() { NEVER } else { self.now.get().saturating_add(millis(after)) }
+    }
+
+    pub(crate) fn timer(&self) -> Rc<Timer> {
+        let timer = Rc::new(Timer {
+            deadline: Cell::new(NEVER),
+            scheduled: Cell::new(NEVER),
+            cut: Cell::new(false),
+            generation: Cell::new(0),
+            waker: RefCell::new(None),
+        });
+        self.schedule(&timer);
+        timer
+    }
+
+    /// Moves the deadline. Later is a store; earlier than the wheel would look is a push.
+    pub(crate) fn set(&self, timer: &Rc<Timer>, deadline: u64) {
+        timer.deadline.set(deadline);
+        let scheduled = timer.scheduled.get();
+        if scheduled == NEVER || tick_of(deadline) < scheduled {
+            self.schedule(timer);
+        }
+    }
+
+    /// Advances to `now` and wakes the owners of what has expired.
+    pub(crate) fn tick(&self, now: Instant) {
+        let elapsed = millis(now.saturating_duration_since(self.start));
+        self.now.set(elapsed);
+        let target = elapsed / millis(TICK);
+        // After a long stall one turn of the wheel reaches everything.
+        let first = self.ticks.get().max(target.saturating_sub(SLOTS)) + 1;
+        for tick in first..=target {
+            self.ticks.set(tick);
+            let slot = std::mem::take(&mut self.wheel.borrow_mut()[index(tick)]);
+            for timer in slot {
+                if Rc::strong_count(&timer) == 1 || timer.scheduled.get() > tick {
+                    continue;
+                }
+                timer.scheduled.set(NEVER);
+                if timer.deadline.get() <= elapsed {
+                    timer.wake();
+                } else {
+                    self.schedule(&timer);
+                }
+            }
+        }
+    }
+
+    /// Ends every wait of the owners that use `generation`.
+    pub(crate) fn cut(&self, generation: u64) {
+        let wheel = self.wheel.borrow();
+        for timer in wheel.iter().flatten().filter(|timer| timer.generation.get() == generation) {
+            timer.cut.set(true);
+            timer.wake();
+        }
+    }
+
+    /// Has every owner look at where it stands.
+    pub(crate) fn wake_all(&self) {
+        for timer in self.wheel.borrow().iter().flatten() {
+            timer.wake();
+        }
+    }
+
+    /// Ends every wait.
+    pub(crate) fn cut_all(&self) {
+        for timer in self.wheel.borrow().iter().flatten() {
+            timer.cut.set(true);
+            timer.wake();
+        }
+    }
+
+    /// The result of `future`, unless the deadline or a cut comes first.
+    pub(crate) async fn within<F: Future>(
+        &self,
+        timer: &Rc<Timer>,
+        deadline: u64,
+        future: F,
+    ) -> Result<F::Output, Expired> {
+        self.set(timer, deadline);
+        let mut future = pin!(future);
+        std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Ok(output)),
+            Poll::Pending => self.poll_expired(timer, cx).map(Err),
+        })
+        .await
+    }
+
+    pub(crate) fn poll_expired(&self, timer: &Timer, cx: &Context<'_>) -> Poll<Expired> {
+        if timer.cut.get() {
+            return Poll::Ready(Expired::Cut);
+        }
+        if timer.deadline.get() <= self.now.get() {
+            return Poll::Ready(Expired::Deadline);
+        }
+        timer.register(cx.waker());
+        Poll::Pending
+    }
+
+    fn schedule(&self, timer: &Rc<Timer>) {
+        let next = self.ticks.get() + 1;
+        let tick = tick_of(timer.deadline.get()).clamp(next, next + SLOTS - 2);
+        timer.scheduled.set(tick);
+        self.wheel.borrow_mut()[index(tick)].push(Rc::clone(timer));
+    }
+}
+
+impl Timer {
+    pub(crate) fn deadline(&self) -> u64 {
+        self.deadline.get()
+    }
+
+    /// Says which generation a [`Clock::cut`] must name to reach this owner; 0 = none.
+    pub(crate) fn uses(&self, generation: u64) {
+        self.generation.set(generation);
+    }
+
+    fn register(&self, waker: &Waker) {
+        let mut registered = self.waker.borrow_mut();
+        if !registered.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            *registered = Some(waker.clone());
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.waker.borrow().as_ref() {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(NEVER)
+}
+
+/// The first tick at or after `at`.
+fn tick_of(at: u64) -> u64 {
+    at.div_ceil(millis(TICK))
+}
+
+fn index(tick: u64) -> usize {
+    usize::try_from(tick % SLOTS).expect("a slot number is small")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn expired(clock: &Clock, timer: &Timer) -> bool {
+        clock.poll_expired(timer, &Context::from_waker(Waker::noop())).is_ready()
+    }
+
+    #[test]
+    fn a_deadline_fires_at_most_one_tick_late_and_never_early() {
+        for (deadline, tick_ms, want) in [
+            (250, 200, false),
+            (250, 300, true),
+            (60_000, 59_900, false),
+            (60_000, 60_000, true),
+            (NEVER, 10_000_000, false),
+        ] {
+            let clock = Clock::new();
+            let timer = clock.timer();
+            clock.set(&timer, deadline);
+            clock.tick(clock.start + Duration::from_millis(tick_ms));
+            assert_eq!(expired(&clock, &timer), want, "{deadline} at {tick_ms}");
+        }
+    }
+
+    #[test]
+    fn a_waker_is_called_when_a_moved_deadline_passes() {
+        let flag = std::sync::Arc::new(Flag::default());
+        let waker = Waker::from(std::sync::Arc::clone(&flag));
+        let clock = Clock::new();
+        let timer = clock.timer();
+        clock.set(&timer, 60_000);
+        assert!(clock.poll_expired(&timer, &Context::from_waker(&waker)).is_pending());
+        clock.set(&timer, 500); // closer than the wheel would look
+        for ms in (100..=400).step_by(100) {
+            clock.tick(clock.start + Duration::from_millis(ms));
+        }
+        assert!(!flag.0.load(std::sync::atomic::Ordering::SeqCst));
+        clock.tick(clock.start + Duration::from_millis(500));
+        assert!(flag.0.load(std::sync::atomic::Ordering::SeqCst));
+    }
+
+    #[test]
+    fn a_finished_owner_leaves_the_wheel_within_one_turn() {
+        let clock = Clock::new();
+        for _ in 0..100 {
+            drop(clock.timer());
+        }
+        for ms in (0..=6_500).step_by(100) {
+            clock.tick(clock.start + Duration::from_millis(ms));
+        }
+        assert_eq!(clock.wheel.borrow().iter().map(Vec::len).sum::<usize>(), 0);
+    }
+
+    #[test]
+    fn a_cut_reaches_only_the_generation_it_names() {
+        let clock = Clock::new();
+        let (one, two) = (clock.timer(), clock.timer());
+        one.uses(1);
+        two.uses(2);
+        clock.cut(1);
+        assert!(expired(&clock, &one) && !expired(&clock, &two));
+    }
+
+    #[derive(Default)]
+    struct Flag(std::sync::atomic::AtomicBool);
+    impl std::task::Wake for Flag {
+        fn wake(self: std::sync::Arc<Self>) {
+            self.0.store(true, std::sync::atomic::Ordering::SeqCst);
+        }
+    }
+}

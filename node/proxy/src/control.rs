@@ -1,0 +1,509 @@
+//! Which generations there are, which ports, and what may close when.
+//!
+//! The state behind [`crate::Proxy`], changed only under its lock and never while waiting. After
+//! each change [`State::settle`] compares what is with what is wanted and takes the next steps, so no
+//! order of calls can leave a port open that nobody wants, or close one that somebody does.
+
+use std::{collections::BTreeMap, io, net::IpAddr, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwapOption;
+use tokio::time::Instant;
+
+use crate::{
+    admission::Gate,
+    config::{AppConfig, PortConfig},
+    generation::{Generation, Serving, Slot},
+    metrics,
+    socket::{BindError, PortSockets},
+    upstream::TargetStatus,
+};
+
+mod compile;
+
+pub(crate) use compile::{Compiler, Running};
+
+/// Where a generation stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Ready to serve. Also a generation that served until another one of its app took over: it
+    /// stays warm and can be served again at once.
+    Prepared,
+    /// Takes the new sessions and requests of its ports.
+    Serving,
+    /// Takes no new ones, except on ports that are still closing.
+    Draining,
+    /// Is forgotten as soon as its ports are closed.
+    Removing,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GenerationStatus {
+    pub app: Arc<str>,
+    pub generation: u64,
+    pub phase: Phase,
+    pub ports: Vec<PortStatus>,
+    pub targets: Vec<TargetStatus>,
+    /// Sessions, requests and tunnels that still use it.
+    pub pins: u64,
+}
+
+/// A port of a generation; missing from a status once it is closed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortStatus {
+    pub address: IpAddr,
+    pub port: u16,
+    pub state: PortState,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortState {
+    /// Reserved; clients are refused until something serves it.
+    Bound,
+    Listening,
+    /// Unwanted, and accepting until no client can be half-way through connecting.
+    Closing {
+        left: Duration,
+    },
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    #[error("{0}")]
+    Invalid(String),
+    #[error("{}", describe(*address, *port, source, owner.as_deref()))]
+    Bind {
+        address: IpAddr,
+        port: u16,
+        source: io::Error,
+        /// Who has the port, where that could be found out.
+        owner: Option<String>,
+    },
+}
+
+fn describe(address: IpAddr, port: u16, source: &io::Error, owner: Option<&str>) -> String {
+    match owner {
+        Some(owner) => format!("port {port} is in use by {owner}"),
+        None if source.kind() == io::ErrorKind::AddrInUse => {
+            format!("port {port} is in use by another process")
+        }
+        None => format!("bind port {port} of {address}: {source}"),
+    }
+}
+
+/// No such generation is prepared (any more): prepare it first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("generation {0} is not prepared")]
+pub struct UnknownGeneration(pub u64);
+
+pub(crate) type PortKey = (IpAddr, u16);
+
+/// What the effects of a change are, for the caller to carry out.
+pub(crate) enum Effect {
+    /// Workers shall accept.
+    Listen { slot: Arc<Slot>, sockets: Arc<PortSockets> },
+    /// Workers shall let go, and then [`State::closed`] be called.
+    Close { key: PortKey, slot: u64 },
+    /// Sessions of this generation shall end.
+    Cut { generation: u64 },
+}
+
+#[derive(Default)]
+pub(crate) struct State {
+    apps: BTreeMap<Arc<str>, App>,
+    ports: BTreeMap<PortKey, Port>,
+    cuts: Vec<Cut>,
+    last_id: u64,
+}
+
+#[derive(Default)]
+struct App {
+    gate: Arc<Gate>,
+    generations: BTreeMap<u64, Entry>,
+}
+
+struct Entry {
+    generation: Arc<Generation>,
+    /// What resolves and checks; let go when nothing can reach the generation.
+    running: Vec<Arc<Running>>,
+    phase: Phase,
+    /// It served until another one took over, and keeps no port for that.
+    is_superseded: bool,
+    cut_at: Option<Instant>,
+}
+
+struct Port {
+    slot: Arc<Slot>,
+    sockets: Arc<PortSockets>,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Bound,
+    Listening,
+    Closing {
+        since: Instant,
+        until: Instant,
+    },
+    /// The workers let go of it.
+    Last {
+        since: Instant,
+    },
+}
+
+/// A removed generation whose sessions may live until `at`.
+struct Cut {
+    generation: Arc<Generation>,
+    at: Instant,
+}
+
+impl Entry {
+    /// Whether it keeps the ports it names from closing.
+    fn holds_ports(&self) -> bool {
+        match self.phase {
+            Phase::Prepared => !self.is_superseded,
+            Phase::Serving => true,
+            Phase::Draining | Phase::Removing => false,
+        }
+    }
+}
+
+impl Port {
+    fn serves(&self, generation: &Generation) -> bool {
+        self.slot.serving.load().as_ref().is_some_and(|serving| serving.generation.uid == generation.uid)
+    }
+
+    fn set_closing(&self, closing: bool) {
+        if let Some(serving) = self.slot.serving.load().as_ref() {
+            let Serving { generation, protocol, max_connections, closing: _ } = &**serving;
+            self.slot.serving.store(Some(Arc::new(Serving {
+                generation: Arc::clone(generation),
+                protocol: *protocol,
+                max_connections: *max_connections,
+                closing,
+            })));
+        }
+    }
+}
+
+impl State {
+    /// Whether one of the ports is just being closed: wait for that before preparing.
+    pub(crate) fn is_closing_for_good(&self, config: &AppConfig) -> bool {
+        keys(config)
+            .any(|key| self.ports.get(&key).is_some_and(|port| matches!(port.stage, Stage::Last { .. })))
+    }
+
+    /// Adds a generation and binds what it needs. Doing it again changes nothing.
+    pub(crate) fn prepare(
+        &mut self,
+        config: &AppConfig,
+        compiler: &Compiler<'_>,
+    ) -> Result<(), PrepareError> {
+        let known = self.entry(&config.app, config.generation);
+        if known.is_some_and(|entry| entry.generation.config != *config) {
+            let AppConfig { app, generation, .. } = config;
+            return Err(PrepareError::Invalid(format!(
+                "generation {generation} of `{app}` exists and is another one"
+            )));
+        }
+        let is_alive = known.is_some_and(|entry| !entry.running.is_empty() && entry.holds_ports());
+        compile::check(config, compiler)?;
+        self.check_owners(config)?;
+        self.bind(config, compiler.workers)?;
+        if is_alive {
+            return Ok(());
+        }
+        let app = self.apps.entry(Arc::clone(&config.app)).or_default();
+        let running: Vec<_> = app.generations.values().flat_map(|entry| entry.running.clone()).collect();
+        self.last_id += 1;
+        let (generation, running) = compile::compile(self.last_id, config, &app.gate, &running, compiler)
+            .map_err(PrepareError::Invalid)?;
+        let entry = Entry { generation, running, phase: Phase::Prepared, is_superseded: false, cut_at: None };
+        app.generations.insert(config.generation, entry);
+        Ok(())
+    }
+
+    /// Lets a prepared generation take every port it names, and its app's others go.
+    pub(crate) fn serve(
+        &mut self,
+        app: &str,
+        number: u64,
+        compiler: &Compiler<'_>,
+    ) -> Result<Vec<Effect>, UnknownGeneration> {
+        let entry = self.entry(app, number).ok_or(UnknownGeneration(number))?;
+        let config = entry.generation.config.clone();
+        // A generation that came back after its ports were closed or its checks stopped needs them again.
+        if entry.phase != Phase::Serving
+            && let Err(error) = self.prepare(&config, compiler)
+        {
+            tracing::error!(app, generation = number, %error, "serve");
+            return Err(UnknownGeneration(number));
+        }
+        let entries = &mut self.apps.get_mut(app).ok_or(UnknownGeneration(number))?.generations;
+        for (other, entry) in entries.iter_mut() {
+            if *other == number {
+                entry.phase = Phase::Serving;
+                entry.is_superseded = false;
+                entry.cut_at = None;
+            } else if entry.phase == Phase::Serving {
+                entry.phase = Phase::Prepared;
+                entry.is_superseded = true;
+            }
+        }
+        let generation = Arc::clone(&entries[&number].generation);
+        metrics::generation(&config.app, number);
+        Ok(config.ports.iter().filter_map(|port| self.shift(port, &generation)).collect())
+    }
+
+    /// The shift itself: one store per port.
+    fn shift(&mut self, config: &PortConfig, generation: &Arc<Generation>) -> Option<Effect> {
+        let port = self.ports.get_mut(&(config.address, config.port))?;
+        port.slot.serving.store(Some(Arc::new(Serving {
+            generation: Arc::clone(generation),
+            protocol: config.protocol,
+            max_connections: config.max_connections,
+            closing: false,
+        })));
+        metrics::listener(&generation.config.app, config.port, true, false);
+        if port.stage != Stage::Bound {
+            return None;
+        }
+        if let Err(error) = port.sockets.listen() {
+            tracing::error!(address = %config.address, port = config.port, %error, "listen");
+            return None;
+        }
+        port.stage = Stage::Listening;
+        Some(Effect::Listen { slot: Arc::clone(&port.slot), sockets: Arc::clone(&port.sockets) })
+    }
+
+    pub(crate) fn drain(&mut self, app: &str, number: u64) -> Result<(), UnknownGeneration> {
+        let entry = self.entry_mut(app, number).ok_or(UnknownGeneration(number))?;
+        if entry.phase != Phase::Removing {
+            entry.phase = Phase::Draining;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn remove(
+        &mut self,
+        app: &str,
+        number: u64,
+        cut_at: Option<Instant>,
+    ) -> Result<(), UnknownGeneration> {
+        let entry = self.entry_mut(app, number).ok_or(UnknownGeneration(number))?;
+        entry.phase = Phase::Removing;
+        // Asking again may shorten the time but not lengthen it.
+        entry.cut_at = [entry.cut_at, cut_at].into_iter().flatten().min();
+        Ok(())
+    }
+
+    /// Takes every step that is due at `now`. Calling it again changes nothing.
+    pub(crate) fn settle(&mut self, now: Instant, horizon: Duration) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        let keys: Vec<PortKey> = self.ports.keys().copied().collect();
+        for key in keys {
+            effects.extend(self.settle_port(key, now, horizon));
+        }
+        self.forget(now);
+        let (due, later) = std::mem::take(&mut self.cuts).into_iter().partition(|cut| cut.at <= now);
+        self.cuts = later;
+        for Cut { generation, at: _ } in due {
+            if generation.pins.count() > 0 {
+                metrics::drain_forced(&generation.config.app);
+            }
+            effects.push(Effect::Cut { generation: generation.uid });
+        }
+        self.cuts.retain(|cut| cut.generation.pins.count() > 0);
+        effects
+    }
+
+    fn settle_port(&mut self, key: PortKey, now: Instant, horizon: Duration) -> Option<Effect> {
+        let is_held = self.is_held(key);
+        let port = self.ports.get_mut(&key)?;
+        match (port.stage, is_held) {
+            (Stage::Bound, false) => {
+                self.ports.remove(&key);
+            }
+            (Stage::Listening, false) => {
+                port.stage = Stage::Closing { since: now, until: now + horizon };
+                port.set_closing(true);
+                publish(port, true);
+            }
+            (Stage::Closing { .. }, true) => {
+                port.stage = Stage::Listening;
+                port.set_closing(false);
+                publish(port, false);
+            }
+            (Stage::Closing { since, until }, false) if until <= now => {
+                port.stage = Stage::Last { since };
+                return Some(Effect::Close { key, slot: port.slot.id });
+            }
+            (Stage::Bound | Stage::Listening, true) | (Stage::Closing { .. } | Stage::Last { .. }, _) => {}
+        }
+        None
+    }
+
+    fn is_held(&self, key: PortKey) -> bool {
+        let mut entries = self.apps.values().flat_map(|app| app.generations.values());
+        entries.any(|entry| entry.holds_ports() && keys(&entry.generation.config).any(|held| held == key))
+    }
+
+    /// Lets go of what nothing can reach any more.
+    fn forget(&mut self, now: Instant) {
+        let State { apps, ports, cuts, .. } = self;
+        for app in apps.values_mut() {
+            app.generations.retain(|_, entry| {
+                if entry.holds_ports() || ports.values().any(|port| port.serves(&entry.generation)) {
+                    return true;
+                }
+                match entry.phase {
+                    Phase::Prepared | Phase::Serving => true,
+                    Phase::Draining => {
+                        entry.running.clear();
+                        true
+                    }
+                    Phase::Removing => {
+                        let generation = Arc::clone(&entry.generation);
+                        cuts.extend(entry.cut_at.map(|at| Cut { generation, at: at.max(now) }));
+                        false
+                    }
+                }
+            });
+        }
+        apps.retain(|_, app| !app.generations.is_empty());
+    }
+
+    /// The workers have let go of a port.
+    pub(crate) fn closed(&mut self, key: PortKey, now: Instant) {
+        let Some(port) = self.ports.remove(&key) else { return };
+        if let (Stage::Last { since }, Some(serving)) = (port.stage, port.slot.serving.load().as_ref()) {
+            let app = &serving.generation.config.app;
+            metrics::listener(app, key.1, false, false);
+            metrics::drained(app, now.saturating_duration_since(since));
+        }
+    }
+
+    /// Closes every port now, whoever wants it.
+    pub(crate) fn close_all(&mut self, now: Instant) -> Vec<Effect> {
+        self.ports.retain(|_, port| port.stage != Stage::Bound);
+        self.ports
+            .iter_mut()
+            .filter(|(_, port)| !matches!(port.stage, Stage::Last { .. }))
+            .map(|(key, port)| {
+                port.set_closing(true);
+                port.stage = Stage::Last { since: now };
+                Effect::Close { key: *key, slot: port.slot.id }
+            })
+            .collect()
+    }
+
+    /// When [`State::settle`] has something to do next, unless something is asked before.
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        let closes = self.ports.values().filter_map(|port| match port.stage {
+            Stage::Closing { until, .. } => Some(until),
+            Stage::Bound | Stage::Listening | Stage::Last { .. } => None,
+        });
+        closes.chain(self.cuts.iter().map(|cut| cut.at)).min()
+    }
+
+    pub(crate) fn status(&self, now: Instant) -> Vec<GenerationStatus> {
+        self.apps
+            .values()
+            .flat_map(|app| app.generations.values())
+            .map(|entry| self.status_of(entry, now))
+            .collect()
+    }
+
+    fn status_of(&self, entry: &Entry, now: Instant) -> GenerationStatus {
+        let config = &entry.generation.config;
+        let ports = keys(config).filter_map(|key| {
+            let state = match self.ports.get(&key)?.stage {
+                Stage::Bound => PortState::Bound,
+                Stage::Listening => PortState::Listening,
+                Stage::Closing { until, .. } => {
+                    PortState::Closing { left: until.saturating_duration_since(now) }
+                }
+                Stage::Last { .. } => PortState::Closing { left: Duration::ZERO },
+            };
+            Some(PortStatus { address: key.0, port: key.1, state })
+        });
+        GenerationStatus {
+            app: Arc::clone(&config.app),
+            generation: config.generation,
+            phase: entry.phase,
+            ports: ports.collect(),
+            targets: entry.generation.pools.iter().flat_map(|pool| pool.upstream.status()).collect(),
+            pins: entry.generation.pins.count(),
+        }
+    }
+
+    pub(crate) fn has_ports(&self) -> bool {
+        !self.ports.is_empty()
+    }
+
+    pub(crate) fn slot_id(&self, key: PortKey) -> Option<u64> {
+        self.ports.get(&key).map(|port| port.slot.id)
+    }
+
+    fn check_owners(&self, config: &AppConfig) -> Result<(), PrepareError> {
+        for key in keys(config) {
+            let owner = self.apps.iter().find(|(name, app)| {
+                **name != config.app
+                    && app.generations.values().any(|entry| {
+                        entry.holds_ports() && keys(&entry.generation.config).any(|held| held == key)
+                    })
+            });
+            if let Some((owner, _)) = owner {
+                return Err(PrepareError::Invalid(format!("port {} belongs to app `{owner}`", key.1)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Binds the ports that are not there yet: all of them or none.
+    fn bind(&mut self, config: &AppConfig, workers: usize) -> Result<(), PrepareError> {
+        let mut fresh = Vec::new();
+        for key in keys(config).filter(|key| !self.ports.contains_key(key)) {
+            let (address, port) = key;
+            let sockets = PortSockets::bind(address, port, workers)
+                .map_err(|BindError { source, owner }| PrepareError::Bind { address, port, source, owner })?;
+            fresh.push((key, sockets));
+        }
+        for ((address, port), sockets) in fresh {
+            self.last_id += 1;
+            let slot = Arc::new(Slot {
+                id: self.last_id,
+                address,
+                port,
+                serving: Arc::new(ArcSwapOption::empty()),
+                gate: Arc::default(),
+            });
+            let bound = Port { slot, sockets: Arc::new(sockets), stage: Stage::Bound };
+            self.ports.insert((address, port), bound);
+        }
+        Ok(())
+    }
+
+    fn entry(&self, app: &str, number: u64) -> Option<&Entry> {
+        self.apps.get(app)?.generations.get(&number)
+    }
+
+    fn entry_mut(&mut self, app: &str, number: u64) -> Option<&mut Entry> {
+        self.apps.get_mut(app)?.generations.get_mut(&number)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn generation(&self, app: &str, number: u64) -> Option<Arc<Generation>> {
+        self.entry(app, number).map(|entry| Arc::clone(&entry.generation))
+    }
+}
+
+fn keys(config: &AppConfig) -> impl Iterator<Item = PortKey> + '_ {
+    config.ports.iter().map(|port| (port.address, port.port))
+}
+
+fn publish(port: &Port, is_draining: bool) {
+    if let Some(serving) = port.slot.serving.load().as_ref() {
+        metrics::listener(&serving.generation.config.app, port.slot.port, !is_draining, is_draining);
+    }
+}

@@ -1,0 +1,434 @@
+//! Every metric of the data plane: names, help, labels, and the cells the workers count in.
+//!
+//! A worker counts in plain cells of its own and adds them to the shared handles once per tick, so
+//! the hot path touches neither an atomic nor a name. Nothing a client can choose is a label.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::{Rc, Weak},
+    sync::Arc,
+    time::Duration,
+};
+
+use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
+
+use crate::config::Protocol;
+
+/// Upper bounds of the latency buckets in seconds. A worker keeps one cell per bucket.
+pub const LATENCY_BUCKETS: [f64; 14] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// Writes the help text of every metric of this crate. Call once, after a recorder is installed.
+pub fn describe() {
+    use metrics::{describe_counter as c, describe_gauge as g, describe_histogram as h};
+    c!("flotilla_http_requests_total", "Requests answered, by status class and route.");
+    h!(
+        "flotilla_http_request_duration_seconds",
+        Unit::Seconds,
+        "From the head of a request to the end of its response."
+    );
+    h!(
+        "flotilla_http_time_to_first_byte_seconds",
+        Unit::Seconds,
+        "From the head of a request to the head of its response."
+    );
+    c!("flotilla_http_request_bytes_total", "Bytes of request bodies forwarded.");
+    c!("flotilla_http_response_bytes_total", "Bytes of response bodies forwarded.");
+    g!("flotilla_http_requests_in_flight", "Requests whose response has not ended.");
+    c!("flotilla_http_retries_total", "Requests tried again, by what became of the retry.");
+    c!("flotilla_connections_opened_total", "Connections accepted.");
+    c!("flotilla_connections_closed_total", "Connections that ended, by reason.");
+    g!("flotilla_connections_active", "Connections open now.");
+    c!("flotilla_connections_rejected_total", "Connections closed right after accept, by reason.");
+    h!("flotilla_connection_duration_seconds", Unit::Seconds, "Life of a connection.");
+    c!("flotilla_received_bytes_total", "Bytes read, by side.");
+    c!("flotilla_sent_bytes_total", "Bytes written, by side.");
+    h!("flotilla_upstream_connect_duration_seconds", Unit::Seconds, "Time to connect to an endpoint.");
+    c!("flotilla_upstream_connects_total", "Attempts to connect to an endpoint, by result.");
+    g!("flotilla_upstream_connections_active", "Connections to endpoints, idle ones included.");
+    c!("flotilla_upstream_pool_requests_total", "Requests by how they got their connection.");
+    g!("flotilla_target_load", "Requests and sessions in flight per target.");
+    c!("flotilla_limit_hits_total", "How often a limit was reached, by limit.");
+    g!("flotilla_listeners", "Listening ports, by state.");
+    g!("flotilla_listener_generation", "The generation that serves.");
+    h!("flotilla_listener_drain_duration_seconds", Unit::Seconds, "From unwanted to closed, per port.");
+    c!("flotilla_listener_drain_forced_total", "Generations whose last sessions were cut at the deadline.");
+    c!("flotilla_listener_restarts_total", "Accept tasks that died and were started again.");
+    c!("flotilla_worker_stalls_total", "Times a traffic thread made no progress for seconds.");
+}
+
+/// Something with cells to add to the shared handles.
+pub(crate) trait Flush {
+    fn flush(&self);
+}
+
+/// All cells of a worker that are in use.
+#[derive(Default)]
+pub(crate) struct Registry(RefCell<Vec<Weak<dyn Flush>>>);
+
+impl Registry {
+    pub(crate) fn add<T: Flush + 'static>(&self, cells: T) -> Rc<T> {
+        let cells = Rc::new(cells);
+        let weak: Weak<dyn Flush> = Rc::downgrade(&(Rc::clone(&cells) as Rc<dyn Flush>));
+        self.0.borrow_mut().push(weak);
+        cells
+    }
+
+    pub(crate) fn flush(&self) {
+        self.0.borrow_mut().retain(|weak| {
+            weak.upgrade().is_some_and(|cells| {
+                cells.flush();
+                true
+            })
+        });
+    }
+}
+
+/// A counter of one worker.
+pub(crate) struct Count {
+    pending: Cell<u64>,
+    handle: Counter,
+}
+
+impl Count {
+    fn new(handle: Counter) -> Count {
+        Count { pending: Cell::new(0), handle }
+    }
+
+    pub(crate) fn one(&self) {
+        self.add(1);
+    }
+
+    pub(crate) fn add(&self, n: u64) {
+        self.pending.set(self.pending.get() + n);
+    }
+
+    fn flush(&self) {
+        let n = self.pending.take();
+        if n > 0 {
+            self.handle.increment(n);
+        }
+    }
+}
+
+impl Drop for Count {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+/// This worker's part of a gauge: what is open here is added, all workers together are the value.
+pub(crate) struct Level {
+    now: Cell<i32>,
+    published: Cell<i32>,
+    handle: Gauge,
+}
+
+impl Level {
+    fn new(handle: Gauge) -> Level {
+        Level { now: Cell::new(0), published: Cell::new(0), handle }
+    }
+
+    pub(crate) fn up(&self) {
+        self.now.set(self.now.get() + 1);
+    }
+
+    pub(crate) fn down(&self) {
+        self.now.set(self.now.get() - 1);
+    }
+
+    fn flush(&self) {
+        let change = self.now.get() - self.published.replace(self.now.get());
+        if change != 0 {
+            self.handle.increment(f64::from(change));
+        }
+    }
+}
+
+impl Drop for Level {
+    fn drop(&mut self) {
+        self.now.set(0);
+        self.flush();
+    }
+}
+
+/// A histogram of one worker: count and sum per bucket, recorded as that many times their mean,
+/// which keeps both the buckets and the total exact.
+pub(crate) struct Timing {
+    buckets: [Cell<(u32, f64)>; LATENCY_BUCKETS.len() + 1],
+    handle: Histogram,
+}
+
+impl Timing {
+    fn new(handle: Histogram) -> Timing {
+        Timing { buckets: Default::default(), handle }
+    }
+
+    pub(crate) fn record(&self, duration: Duration) {
+        let seconds = duration.as_secs_f64();
+        let bucket = &self.buckets[LATENCY_BUCKETS.partition_point(|bound| *bound < seconds)];
+        let (count, sum) = bucket.get();
+        bucket.set((count + 1, sum + seconds));
+    }
+
+    fn flush(&self) {
+        for bucket in &self.buckets {
+            let (count, sum) = bucket.take();
+            if count > 0 {
+                self.handle.record_many(sum / f64::from(count), count as usize);
+            }
+        }
+    }
+}
+
+impl Drop for Timing {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+macro_rules! cells {
+    ($(#[$doc:meta])* $name:ident { $($field:ident: $kind:ident),* $(,)? }) => {
+        $(#[$doc])*
+        pub(crate) struct $name { $(pub(crate) $field: $kind),* }
+        impl Flush for $name {
+            fn flush(&self) { $(self.$field.flush();)* }
+        }
+    };
+}
+
+cells! {
+    /// What one worker counts for one app.
+    AppCells {
+        request_duration: Timing, first_byte: Timing, request_bytes: Count, response_bytes: Count,
+        in_flight: Level, retries_ok: Count, retries_failed: Count,
+        closed_done: Count, closed_reset: Count, closed_idle: Count, closed_cut: Count, closed_no_target: Count,
+        rejected_limit: Count, rejected_no_target: Count, connection_duration: Timing,
+        received_client: Count, received_upstream: Count, sent_client: Count, sent_upstream: Count,
+        connect_duration: Timing, connects_ok: Count, connects_failed: Count, connects_timeout: Count,
+        upstream_active: Level, pool_hit: Count, pool_new: Count,
+    }
+}
+
+impl AppCells {
+    pub(crate) fn new(app: &Arc<str>) -> AppCells {
+        let closed = |reason| {
+            Count::new(
+                counter!("flotilla_connections_closed_total", "app" => app.clone(), "reason" => reason),
+            )
+        };
+        let rejected = |reason| {
+            Count::new(
+                counter!("flotilla_connections_rejected_total", "app" => app.clone(), "reason" => reason),
+            )
+        };
+        let retries = |result| {
+            Count::new(counter!("flotilla_http_retries_total", "app" => app.clone(), "result" => result))
+        };
+        let received = |side| {
+            Count::new(counter!("flotilla_received_bytes_total", "app" => app.clone(), "side" => side))
+        };
+        let sent =
+            |side| Count::new(counter!("flotilla_sent_bytes_total", "app" => app.clone(), "side" => side));
+        let connects = |result| {
+            Count::new(counter!("flotilla_upstream_connects_total", "app" => app.clone(), "result" => result))
+        };
+        let pool = |result| {
+            Count::new(
+                counter!("flotilla_upstream_pool_requests_total", "app" => app.clone(), "result" => result),
+            )
+        };
+        let timing = |name: &'static str| Timing::new(histogram!(name, "app" => app.clone()));
+        let plain = |name: &'static str| Count::new(counter!(name, "app" => app.clone()));
+        let level = |name: &'static str| Level::new(gauge!(name, "app" => app.clone()));
+        AppCells {
+            request_duration: timing("flotilla_http_request_duration_seconds"),
+            first_byte: timing("flotilla_http_time_to_first_byte_seconds"),
+            request_bytes: plain("flotilla_http_request_bytes_total"),
+            response_bytes: plain("flotilla_http_response_bytes_total"),
+            in_flight: level("flotilla_http_requests_in_flight"),
+            retries_ok: retries("ok"),
+            retries_failed: retries("failed"),
+            closed_done: closed("done"),
+            closed_reset: closed("reset"),
+            closed_idle: closed("idle"),
+            closed_cut: closed("cut"),
+            closed_no_target: closed("no_target"),
+            rejected_limit: rejected("limit"),
+            rejected_no_target: rejected("no_target"),
+            connection_duration: timing("flotilla_connection_duration_seconds"),
+            received_client: received("client"),
+            received_upstream: received("upstream"),
+            sent_client: sent("client"),
+            sent_upstream: sent("upstream"),
+            connect_duration: timing("flotilla_upstream_connect_duration_seconds"),
+            connects_ok: connects("ok"),
+            connects_failed: connects("failed"),
+            connects_timeout: connects("timeout"),
+            upstream_active: level("flotilla_upstream_connections_active"),
+            pool_hit: pool("hit"),
+            pool_new: pool("new"),
+        }
+    }
+}
+
+/// What one worker counts for one port of one app.
+pub(crate) struct PortCells {
+    pub(crate) opened: Count,
+    pub(crate) active: Level,
+    app: Arc<str>,
+    port: String,
+    /// Per route in file order, the last entry for requests no route claimed; made when first hit.
+    requests: Vec<[RefCell<Option<Count>>; 5]>,
+    routes: Vec<String>,
+}
+
+impl PortCells {
+    pub(crate) fn new(app: &Arc<str>, port: u16, protocol: Protocol, routes: Vec<String>) -> PortCells {
+        let protocol = match protocol {
+            Protocol::Tcp => "tcp",
+            Protocol::Http => "http",
+        };
+        let port = port.to_string();
+        PortCells {
+            opened: Count::new(counter!("flotilla_connections_opened_total",
+                "app" => app.clone(), "port" => port.clone(), "protocol" => protocol)),
+            active: Level::new(
+                gauge!("flotilla_connections_active", "app" => app.clone(), "port" => port.clone()),
+            ),
+            app: app.clone(),
+            port,
+            requests: (0..=routes.len()).map(|_| Default::default()).collect(),
+            routes,
+        }
+    }
+
+    /// Counts one answered request. `route` is an index into the routes; `None` = none claimed it.
+    pub(crate) fn request(&self, route: Option<usize>, status: http::StatusCode) {
+        let route = route.unwrap_or(self.routes.len());
+        let class = usize::from(status.as_u16() / 100).clamp(1, 5) - 1;
+        let mut cell = self.requests[route][class].borrow_mut();
+        cell.get_or_insert_with(|| self.request_count(route, class)).one();
+    }
+
+    fn request_count(&self, route: usize, class: usize) -> Count {
+        let class = ["1xx", "2xx", "3xx", "4xx", "5xx"][class];
+        let route = self.routes.get(route).cloned().unwrap_or_default();
+        Count::new(counter!("flotilla_http_requests_total",
+            "app" => self.app.clone(), "port" => self.port.clone(), "code_class" => class, "route" => route))
+    }
+}
+
+impl Flush for PortCells {
+    fn flush(&self) {
+        self.opened.flush();
+        self.active.flush();
+        for cell in self.requests.iter().flatten() {
+            if let Some(count) = cell.borrow().as_ref() {
+                count.flush();
+            }
+        }
+    }
+}
+
+cells! {
+    /// What one worker has in flight towards one target.
+    TargetCells { load: Level }
+}
+
+impl TargetCells {
+    pub(crate) fn new(app: &Arc<str>, target: &Arc<str>) -> TargetCells {
+        TargetCells {
+            load: Level::new(
+                gauge!("flotilla_target_load", "app" => app.clone(), "target" => target.clone()),
+            ),
+        }
+    }
+}
+
+cells! {
+    /// How often one worker reached each limit.
+    LimitCells {
+        connections: Count, per_source: Count, header_bytes: Count, header_fields: Count, request_line: Count,
+        header_timeout: Count, keep_alive_idle: Count, requests_per_connection: Count, body_idle: Count,
+        body_bytes: Count, framing: Count,
+    }
+}
+
+impl LimitCells {
+    pub(crate) fn new() -> LimitCells {
+        let limit = |name| Count::new(counter!("flotilla_limit_hits_total", "limit" => name));
+        LimitCells {
+            connections: limit("connections"),
+            per_source: limit("connections_per_source"),
+            header_bytes: limit("header_bytes"),
+            header_fields: limit("header_fields"),
+            request_line: limit("request_line"),
+            header_timeout: limit("header_timeout"),
+            keep_alive_idle: limit("keep_alive_idle"),
+            requests_per_connection: limit("requests_per_connection"),
+            body_idle: limit("body_idle"),
+            body_bytes: limit("body_bytes"),
+            framing: limit("framing"),
+        }
+    }
+}
+
+/// Control side: a listener task died and was started again.
+pub(crate) fn listener_restarted(app: &Arc<str>) {
+    counter!("flotilla_listener_restarts_total", "app" => app.clone()).increment(1);
+}
+
+/// Control side: a worker made no progress.
+pub(crate) fn worker_stalled() {
+    counter!("flotilla_worker_stalls_total").increment(1);
+}
+
+/// Control side: `listeners{state}` of one port.
+pub(crate) fn listener(app: &Arc<str>, port: u16, serving: bool, draining: bool) {
+    for (state, is) in [("serving", serving), ("draining", draining)] {
+        gauge!("flotilla_listeners", "app" => app.clone(), "port" => port.to_string(), "state" => state)
+            .set(if is { 1.0 } else { 0.0 });
+    }
+}
+
+/// Control side: the generation that serves an app.
+pub(crate) fn generation(app: &Arc<str>, generation: u64) {
+    #[allow(clippy::cast_precision_loss, reason = "a gauge is a float; generations stay far below 2^53")]
+    gauge!("flotilla_listener_generation", "app" => app.clone()).set(generation as f64);
+}
+
+/// Control side: a port closed this long after it was last wanted.
+pub(crate) fn drained(app: &Arc<str>, after: Duration) {
+    histogram!("flotilla_listener_drain_duration_seconds", "app" => app.clone()).record(after.as_secs_f64());
+}
+
+/// Control side: the sessions of a generation were cut.
+pub(crate) fn drain_forced(app: &Arc<str>) {
+    counter!("flotilla_listener_drain_forced_total", "app" => app.clone()).increment(1);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_that_goes_away_takes_its_part_back() {
+        let level = Level::new(Gauge::noop());
+        level.up();
+        level.up();
+        level.down();
+        level.flush();
+        assert_eq!((level.now.get(), level.published.get()), (1, 1));
+    }
+
+    #[test]
+    fn a_duration_lands_in_the_bucket_that_bounds_it() {
+        let timing = Timing::new(Histogram::noop());
+        for ms in [0, 1, 3, 20_000] {
+            timing.record(Duration::from_millis(ms));
+        }
+        let counts: Vec<u32> = timing.buckets.iter().map(|bucket| bucket.get().0).collect();
+        assert_eq!(counts, [1, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+    }
+}

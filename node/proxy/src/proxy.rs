@@ -1,0 +1,357 @@
+//! The public handle: starts the threads, carries out what `control` decides, and stops again.
+
+use std::{
+    io,
+    net::IpAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, mpsc, oneshot, watch},
+    time::Instant,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    admission::Admission,
+    config::{AppConfig, ProxyConfig},
+    control::{Compiler, Effect, GenerationStatus, PrepareError, State, UnknownGeneration},
+    metrics,
+    socket::kernel_horizon,
+    upstream::balance::Strategies,
+    worker::{self, Command, Shared},
+};
+
+/// How often the watchdog looks, and how long a worker may go without a tick.
+const WATCH: Duration = Duration::from_secs(1);
+const STALL: Duration = Duration::from_secs(2);
+/// How long sessions that were cut get to disappear.
+const CUT_GRACE: Duration = Duration::from_secs(1);
+/// How often a waiting shutdown looks whether the last session has gone.
+const SHUTDOWN_POLL: Duration = Duration::from_millis(20);
+
+/// A running proxy. Clones are the same proxy; it ends with [`Proxy::shutdown`] or its last clone.
+#[derive(Clone)]
+pub struct Proxy(Arc<Inner>);
+
+struct Inner {
+    shared: Arc<Shared>,
+    horizon: Duration,
+    state: Mutex<State>,
+    commands: Vec<mpsc::Sender<Command>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    control: Handle,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    /// The control loop has to look again.
+    look: Notify,
+    changed: watch::Sender<u64>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Proxy {
+    /// Starts the workers and a small control thread (checks, names, closes). Needs no runtime.
+    pub fn start(config: ProxyConfig) -> io::Result<Proxy> {
+        Proxy::start_with(config, Strategies::default())
+    }
+
+    /// The same with balance strategies of the embedding program.
+    pub fn start_with(config: ProxyConfig, strategies: Strategies) -> io::Result<Proxy> {
+        let workers = config.workers.max(1);
+        let shared = Arc::new(Shared {
+            strategies,
+            admission: Arc::new(Admission::new(config.max_connections, config.max_connections_per_source)),
+            stopping: AtomicU64::new(0),
+            heartbeats: (0..workers).map(|_| AtomicU64::new(0)).collect(),
+            listener_restarts: AtomicU64::new(0),
+        });
+        let mut commands = Vec::new();
+        let mut threads = Vec::new();
+        for index in 0..workers {
+            let worker = worker::start(index, Arc::clone(&shared))?;
+            commands.push(worker.commands);
+            threads.push(worker.thread);
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let inner = Arc::new(Inner {
+            shared,
+            horizon: config.close_horizon.unwrap_or_else(kernel_horizon),
+            state: Mutex::default(),
+            commands,
+            threads: Mutex::new(threads),
+            control: runtime.handle().clone(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            look: Notify::new(),
+            changed: watch::Sender::new(0),
+        });
+        let (weak, stop) = (Arc::downgrade(&inner), inner.stop.clone());
+        let thread = thread::Builder::new()
+            .name("proxy-control".into())
+            .spawn(move || runtime.block_on(stop.run_until_cancelled(control(weak))))?;
+        // Not among the threads a shutdown joins: it is the one that carries the shutdown out.
+        drop(thread);
+        Ok(Proxy(inner))
+    }
+
+    /// Compiles a generation, binds its ports, starts resolving and checking. Nothing serves yet.
+    /// Doing it again for the same generation changes nothing.
+    pub async fn prepare(&self, app: AppConfig) -> Result<(), PrepareError> {
+        let mut changed = self.changed();
+        loop {
+            {
+                let mut state = self.0.state();
+                changed.mark_unchanged();
+                if !state.is_closing_for_good(&app) {
+                    let result = state.prepare(&app, &self.0.compiler());
+                    self.0.settle(state);
+                    return result;
+                }
+            }
+            // The old sockets of a port are about to be gone. The sender lives as long as we do.
+            let _gone = changed.changed().await;
+        }
+    }
+
+    /// Lets a prepared generation take all new sessions and requests of its ports, atomically per
+    /// port. Ports only its predecessor had begin to close.
+    pub fn serve(&self, app: &str, generation: u64) -> Result<(), UnknownGeneration> {
+        let mut state = self.0.state();
+        let effects = state.serve(app, generation, &self.0.compiler())?;
+        self.0.carry_out(effects);
+        self.0.settle(state);
+        Ok(())
+    }
+
+    /// Takes a generation out: its ports begin to close unless another one has them.
+    pub fn drain(&self, app: &str, generation: u64) -> Result<(), UnknownGeneration> {
+        let mut state = self.0.state();
+        state.drain(app, generation)?;
+        self.0.settle(state);
+        Ok(())
+    }
+
+    /// Forgets a generation as soon as its ports are closed. Sessions that still use it live on, and
+    /// not longer than `cut_after` from now if that is given.
+    pub fn remove(
+        &self,
+        app: &str,
+        generation: u64,
+        cut_after: Option<Duration>,
+    ) -> Result<(), UnknownGeneration> {
+        let mut state = self.0.state();
+        state.remove(app, generation, cut_after.map(|after| Instant::now() + after))?;
+        self.0.settle(state);
+        Ok(())
+    }
+
+    /// Every generation there is; one that is gone is missing.
+    pub fn status(&self) -> Vec<GenerationStatus> {
+        self.0.state().status(Instant::now())
+    }
+
+    /// Moves whenever [`Proxy::status`] may differ in phases, targets or ports.
+    pub fn changed(&self) -> watch::Receiver<u64> {
+        self.0.changed.subscribe()
+    }
+
+    /// Connections open now.
+    pub fn connections(&self) -> u64 {
+        self.0.shared.admission.open() as u64
+    }
+
+    /// Accepts what is waiting, closes the ports, and asks HTTP clients to go with their next
+    /// response. Waits for sessions until `deadline`, then cuts what is left.
+    pub async fn shutdown(self, deadline: Duration) {
+        let inner = Arc::clone(&self.0);
+        // On the control runtime, so that the caller needs none of its own.
+        let stopped = self.0.tasks.spawn_on(async move { inner.shutdown(deadline).await }, &self.0.control);
+        // It fails only if the control thread is gone, and then everything else is, too.
+        let _gone = stopped.await;
+    }
+
+    /// For tests of its restart: makes the accept task of a port on one worker panic.
+    #[doc(hidden)]
+    pub fn fail_listener(&self, address: IpAddr, port: u16, worker: usize) {
+        if let Some(slot) = self.0.state().slot_id((address, port)) {
+            self.0.command(worker, Command::Fail { slot });
+        }
+    }
+
+    /// For tests: accept tasks that died and were started again.
+    #[doc(hidden)]
+    pub fn listener_restarts(&self) -> u64 {
+        self.0.shared.listener_restarts.load(Relaxed)
+    }
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic in there left a state that the next settle puts right.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn compiler(self: &Arc<Self>) -> Compiler<'_> {
+        let weak = Arc::downgrade(self);
+        Compiler {
+            workers: self.commands.len(),
+            strategies: &self.shared.strategies,
+            tasks: &self.tasks,
+            runtime: &self.control,
+            changed: Arc::new(move || {
+                if let Some(inner) = weak.upgrade() {
+                    inner.bump();
+                }
+            }),
+        }
+    }
+
+    fn settle(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
+        let effects = state.settle(Instant::now(), self.horizon);
+        drop(state);
+        self.carry_out(effects);
+        self.bump();
+        self.look.notify_one();
+    }
+
+    fn bump(&self) {
+        self.changed.send_modify(|version| *version += 1);
+    }
+
+    fn carry_out(self: &Arc<Self>, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Listen { slot, sockets } => self.command_all(|| Command::Listen {
+                    slot: Arc::clone(&slot),
+                    sockets: Arc::clone(&sockets),
+                }),
+                Effect::Cut { generation } => self.command_all(|| Command::Cut { generation }),
+                Effect::Close { key, slot } => {
+                    let inner = Arc::clone(self);
+                    self.tasks.spawn_on(
+                        async move {
+                            inner.close(slot).await;
+                            let mut state = inner.state();
+                            state.closed(key, Instant::now());
+                            inner.settle(state);
+                        },
+                        &self.control,
+                    );
+                }
+            }
+        }
+    }
+
+    /// Has every worker let go of a slot, and waits until all have.
+    async fn close(&self, slot: u64) {
+        let mut answers = Vec::new();
+        self.command_all(|| {
+            let (done, answer) = oneshot::channel();
+            answers.push(answer);
+            Command::Close { slot, done }
+        });
+        for answer in answers {
+            // A worker that does not answer is gone, and its sockets with it.
+            let _gone = answer.await;
+        }
+    }
+
+    fn command_all(&self, mut command: impl FnMut() -> Command) {
+        for worker in 0..self.commands.len() {
+            self.command(worker, command());
+        }
+    }
+
+    fn command(&self, worker: usize, command: Command) {
+        if self.commands[worker].try_send(command).is_err() {
+            tracing::error!(worker, "worker takes no commands");
+        }
+    }
+
+    async fn shutdown(self: Arc<Self>, deadline: Duration) {
+        let end = Instant::now() + deadline;
+        let idle = u64::try_from(deadline.as_millis() / 2).unwrap_or(u64::MAX).max(1);
+        self.shared.stopping.store(idle, Relaxed);
+        let closes = self.state().close_all(Instant::now());
+        self.carry_out(closes);
+        self.command_all(|| Command::Stop);
+        self.wait_until_empty(end).await;
+        self.command_all(|| Command::CutAll);
+        self.wait_until_empty(Instant::now() + CUT_GRACE).await;
+        self.command_all(|| Command::Exit);
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        // The result is of no use: a worker that panicked has ended as well.
+        let _panicked =
+            tokio::task::spawn_blocking(|| threads.into_iter().for_each(|thread| drop(thread.join()))).await;
+    }
+
+    async fn wait_until_empty(&self, end: Instant) {
+        while Instant::now() < end && (self.shared.admission.open() > 0 || self.state().has_ports()) {
+            tokio::time::sleep(SHUTDOWN_POLL).await;
+        }
+    }
+}
+
+/// The control thread: closes what is due, and watches the workers.
+async fn control(inner: Weak<Inner>) {
+    let mut watchdog = Watchdog::default();
+    let mut watch = tokio::time::interval(WATCH);
+    loop {
+        let Some(strong) = inner.upgrade() else { return };
+        let due = strong.state().next_due();
+        let sleep = async {
+            match due {
+                Some(due) => tokio::time::sleep_until(due).await,
+                None => std::future::pending().await,
+            }
+        };
+        // All cancel-safe: a missed notification is stored, time goes on anyway.
+        tokio::select! {
+            () = strong.look.notified() => continue,
+            _ = watch.tick() => watchdog.look(&strong.shared, Instant::now()),
+            () = sleep => {}
+        }
+        if due.is_some_and(|due| due <= Instant::now()) {
+            strong.settle(strong.state());
+        }
+    }
+}
+
+/// Notices workers that do not tick.
+#[derive(Default)]
+struct Watchdog(Vec<Seen>);
+
+struct Seen {
+    beat: u64,
+    since: Instant,
+    is_reported: bool,
+}
+
+impl Watchdog {
+    fn look(&mut self, shared: &Shared, now: Instant) {
+        for (worker, beat) in shared.heartbeats.iter().map(|beat| beat.load(Relaxed)).enumerate() {
+            if self.0.len() == worker {
+                self.0.push(Seen { beat, since: now, is_reported: false });
+            }
+            let seen = &mut self.0[worker];
+            if seen.beat != beat {
+                *seen = Seen { beat, since: now, is_reported: false };
+            } else if !seen.is_reported && now.duration_since(seen.since) >= STALL {
+                seen.is_reported = true;
+                metrics::worker_stalled();
+                tracing::warn!(worker, "worker makes no progress");
+            }
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! Owns every listening socket of the process.
+//!
+//! A port is a fixed set of `SO_REUSEPORT` sockets, one per worker, made once and never grown or
+//! shrunk by a shift. Workers accept through duplicates of these descriptors, so a worker task
+//! that dies cannot close a socket: only [`PortSockets`] going away does.
+//!
+//! Which port is served by what, and when one may close, is decided in `control`.
+
+use std::{
+    fs, io,
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
+    time::Duration,
+};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+mod owner;
+
+/// Connections waiting to be accepted per socket; the kernel caps it at `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// The sockets of one port, in worker order.
+#[derive(Debug)]
+pub(crate) struct PortSockets {
+    sockets: Vec<Socket>,
+}
+
+/// Why a port could not be bound.
+#[derive(Debug)]
+pub(crate) struct BindError {
+    pub(crate) source: io::Error,
+    /// `nginx (pid 812)`, where it could be found out.
+    pub(crate) owner: Option<String>,
+}
+
+impl PortSockets {
+    /// Binds without listening: until [`PortSockets::listen`] a client is refused, not kept waiting.
+    pub(crate) fn bind(address: IpAddr, port: u16, workers: usize) -> Result<PortSockets, BindError> {
+        let address = usable(address);
+        let wanted = SocketAddr::new(address, port);
+        // With SO_REUSEPORT the kernel would let us share the port with any process of the same
+        // user, and each would get a part of the connections. Without it, it tells us.
+        let bound = open(wanted, false).and_then(|probe| {
+            drop(probe);
+            (0..workers.max(1)).map(|_| open(wanted, true)).collect()
+        });
+        match bound {
+            Ok(sockets) => Ok(PortSockets { sockets }),
+            Err(source) => {
+                let taken = source.kind() == io::ErrorKind::AddrInUse;
+                Err(BindError { source, owner: taken.then(|| owner::of_port(port)).flatten() })
+            }
+        }
+    }
+
+    pub(crate) fn listen(&self) -> io::Result<()> {
+        self.sockets.iter().try_for_each(|socket| socket.listen(BACKLOG))
+    }
+
+    /// A duplicate of the socket of `worker` to accept on.
+    pub(crate) fn accept_on(&self, worker: usize) -> io::Result<TcpListener> {
+        Ok(self.sockets[worker].try_clone()?.into())
+    }
+}
+
+/// How long a closing port keeps accepting when the configuration does not say.
+///
+/// A half-open connection whose SYN came before the port was unwanted lives until its last
+/// SYN-ACK retry: 1 + 2 + 4 + ... s over `tcp_synack_retries` retries, then one wait more than the
+/// last. (63 s for the default of 5; one second is added for the clock.)
+pub(crate) fn kernel_horizon() -> Duration {
+    const DEFAULT_RETRIES: u32 = 5;
+    let retries = fs::read_to_string("/proc/sys/net/ipv4/tcp_synack_retries")
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(DEFAULT_RETRIES);
+    horizon_of(retries)
+}
+
+fn horizon_of(retries: u32) -> Duration {
+    // More than 10 retries would be over half an hour; the sysctl allows 255.
+    let doublings = (retries + 1).min(11);
+    Duration::from_secs((1 << doublings) - 1 + 1)
+}
+
+/// `::` means dual stack; without IPv6 in the kernel that leaves IPv4.
+fn usable(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V6(v6) if v6.is_unspecified() && !has_ipv6() => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V4(_) | IpAddr::V6(_) => address,
+    }
+}
+
+fn has_ipv6() -> bool {
+    Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP)).is_ok()
+}
+
+fn open(address: SocketAddr, shared: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // Connections of an earlier run in TIME_WAIT must not keep the port from us.
+    socket.set_reuse_address(true)?;
+    if shared {
+        socket.set_reuse_port(true)?;
+    }
+    if address.is_ipv6() {
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    // Accepted connections inherit it, which saves a system call for each.
+    socket.set_tcp_nodelay(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_horizon_is_the_sum_of_all_waits_plus_one_second() {
+        for (retries, seconds) in [(0, 2), (1, 4), (5, 64), (255, 2048)] {
+            assert_eq!(horizon_of(retries), Duration::from_secs(seconds), "{retries}");
+        }
+    }
+
+    #[test]
+    fn a_port_of_someone_else_is_refused_and_named() {
+        // The other one shares its port as we do: only the probe can notice.
+        let other = open("127.0.0.1:0".parse().unwrap(), true).unwrap();
+        other.listen(1).unwrap();
+        let port = other.local_addr().unwrap().as_socket().unwrap().port();
+        let refused = PortSockets::bind("127.0.0.1".parse().unwrap(), port, 2).unwrap_err();
+        assert_eq!(refused.source.kind(), io::ErrorKind::AddrInUse);
+        let owner = refused.owner.expect("our own process is visible to us");
+        assert!(owner.contains(&format!("pid {}", std::process::id())), "{owner}");
+    }
+
+    #[test]
+    fn a_bound_port_refuses_until_it_listens() {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let sockets = PortSockets::bind("127.0.0.1".parse().unwrap(), port, 2).unwrap();
+        let refused = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        sockets.listen().unwrap();
+        std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    }
+}

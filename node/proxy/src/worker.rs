@@ -1,0 +1,239 @@
+//! A traffic thread: one single-threaded runtime with everything it needs of its own.
+//!
+//! What several workers see is in [`Shared`] and is touched per connection or per tick, never per
+//! request. The worker is told what to listen on by [`Command`]s and decides nothing itself.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    io,
+    rc::{Rc, Weak},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    thread,
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::LocalSet,
+    time::{Instant, MissedTickBehavior},
+};
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    admission::Admission,
+    buffers::Buffers,
+    clock::{Clock, TICK},
+    config::PoolConfig,
+    generation::{EndpointTable, Generation, LocalGeneration, Slot},
+    listener::Listeners,
+    metrics::{AppCells, LimitCells, Registry, TargetCells},
+    pool::{LocalEndpoint, Settings},
+    socket::PortSockets,
+    upstream::{Endpoint, balance::Strategies},
+};
+
+/// Commands that may wait for one worker: several for each of the 65,536 ports there can be. A full
+/// queue means the thread has not run for long, which the watchdog has reported by then.
+const COMMANDS_MAX: usize = 1 << 18;
+/// Ticks between two rounds of upkeep: metrics, idle connections, leftovers.
+const UPKEEP_TICKS: u32 = 5;
+
+/// What the control side asks of a worker.
+pub(crate) enum Command {
+    /// Accept on a port from now on.
+    Listen { slot: Arc<Slot>, sockets: Arc<PortSockets> },
+    /// Accept what is left in the backlog and let go of the socket, then answer.
+    Close { slot: u64, done: oneshot::Sender<()> },
+    /// End everything that still uses a generation.
+    Cut { generation: u64 },
+    /// The node stops: everybody who waits looks at what that means for them.
+    Stop,
+    /// End everything.
+    CutAll,
+    /// Leave the thread.
+    Exit,
+    /// Make the accept task of a port panic, for tests of its restart.
+    Fail { slot: u64 },
+}
+
+/// What all workers and the control side see.
+pub(crate) struct Shared {
+    pub(crate) strategies: Strategies,
+    pub(crate) admission: Arc<Admission>,
+    /// 0, or the node stops: finish what is there, politely, and give an idle connection only this
+    /// many milliseconds more.
+    pub(crate) stopping: AtomicU64,
+    /// Per worker, milliseconds of its clock at its last tick.
+    pub(crate) heartbeats: Vec<AtomicU64>,
+    pub(crate) listener_restarts: AtomicU64,
+}
+
+/// The state of one traffic thread. Lives on that thread only.
+pub(crate) struct Worker {
+    pub(crate) index: usize,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) clock: Clock,
+    pub(crate) buffers: Buffers,
+    pub(crate) limits: Rc<LimitCells>,
+    pub(crate) registry: Registry,
+    /// Sessions and connections.
+    pub(crate) tasks: TaskTracker,
+    random: Cell<u64>,
+    apps: RefCell<HashMap<Arc<str>, Weak<AppCells>>>,
+    generations: RefCell<HashMap<u64, Weak<LocalGeneration>>>,
+    endpoints: RefCell<EndpointTable>,
+}
+
+/// The control side's end of a worker.
+pub(crate) struct WorkerHandle {
+    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) thread: thread::JoinHandle<()>,
+}
+
+/// Starts the thread of one worker. It ends when asked to, or when nobody can ask any more.
+pub(crate) fn start(index: usize, shared: Arc<Shared>) -> io::Result<WorkerHandle> {
+    let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let thread = thread::Builder::new().name(format!("proxy-{index}")).spawn(move || {
+        LocalSet::new().block_on(&runtime, async {
+            let worker = Rc::new(Worker::new(index, shared));
+            run(worker, inbox).await;
+        });
+    })?;
+    Ok(WorkerHandle { commands, thread })
+}
+
+async fn run(worker: Rc<Worker>, mut inbox: mpsc::Receiver<Command>) {
+    let mut listeners = Listeners::new(Rc::clone(&worker));
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut upkeep = 0;
+    loop {
+        // `recv`, `tick` and `ended` are cancel-safe: each hands over what it has or nothing.
+        tokio::select! {
+            command = inbox.recv() => match command {
+                Some(Command::Listen { slot, sockets }) => listeners.listen(slot, sockets),
+                Some(Command::Close { slot, done }) => listeners.close(slot, done),
+                Some(Command::Cut { generation }) => worker.clock.cut(generation),
+                Some(Command::Stop) => worker.clock.wake_all(),
+                Some(Command::CutAll) => worker.clock.cut_all(),
+                Some(Command::Fail { slot }) => listeners.fail(slot),
+                Some(Command::Exit) | None => break,
+            },
+            now = tick.tick() => {
+                worker.tick(now);
+                upkeep = (upkeep + 1) % UPKEEP_TICKS;
+                if upkeep == 0 {
+                    listeners.refresh();
+                    worker.upkeep();
+                }
+            }
+            () = listeners.ended() => {}
+        }
+    }
+    worker.registry.flush();
+}
+
+impl Worker {
+    fn new(index: usize, shared: Arc<Shared>) -> Worker {
+        let registry = Registry::default();
+        Worker {
+            index,
+            shared,
+            clock: Clock::new(),
+            buffers: Buffers::default(),
+            limits: registry.add(LimitCells::new()),
+            registry,
+            tasks: TaskTracker::new(),
+            random: Cell::new(seed_of(index)),
+            apps: RefCell::default(),
+            generations: RefCell::default(),
+            endpoints: RefCell::default(),
+        }
+    }
+
+    /// 64 random bits for the choice of an endpoint; nothing secret comes from here (xorshift64*,
+    /// Marsaglia 2003).
+    pub(crate) fn random(&self) -> u64 {
+        let mut x = self.random.get();
+        x ^= x >> 12;
+        x ^= x << 25;
+        x ^= x >> 27;
+        self.random.set(x);
+        x.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.shared.stopping.load(Relaxed) != 0
+    }
+
+    pub(crate) fn idle_while_stopping(&self) -> Option<Duration> {
+        match self.shared.stopping.load(Relaxed) {
+            0 => None,
+            millis => Some(Duration::from_millis(millis)),
+        }
+    }
+
+    pub(crate) fn app_cells(&self, app: &Arc<str>) -> Rc<AppCells> {
+        let mut apps = self.apps.borrow_mut();
+        if let Some(known) = apps.get(app).and_then(Weak::upgrade) {
+            return known;
+        }
+        let cells = self.registry.add(AppCells::new(app));
+        apps.insert(Arc::clone(app), Rc::downgrade(&cells));
+        cells
+    }
+
+    pub(crate) fn generation(&self, generation: &Arc<Generation>) -> Rc<LocalGeneration> {
+        if let Some(known) = self.generations.borrow().get(&generation.uid).and_then(Weak::upgrade) {
+            return known;
+        }
+        let local = Rc::new(LocalGeneration::new(self, generation));
+        self.generations.borrow_mut().insert(generation.uid, Rc::downgrade(&local));
+        local
+    }
+
+    pub(crate) fn endpoint(
+        &self,
+        app: &Arc<str>,
+        endpoint: &Endpoint,
+        config: &PoolConfig,
+    ) -> Rc<LocalEndpoint> {
+        let settings = Settings::of(config);
+        let mut table = self.endpoints.borrow_mut();
+        let endpoints = table.entry(Arc::clone(app)).or_default();
+        if let Some(known) = endpoints.find(endpoint.address, &settings) {
+            return known;
+        }
+        let load = self.registry.add(TargetCells::new(app, &endpoint.target));
+        let fresh = Rc::new(LocalEndpoint::new(endpoint.address, settings, self.app_cells(app), load));
+        endpoints.add(&fresh);
+        fresh
+    }
+
+    fn tick(&self, now: Instant) {
+        self.clock.tick(now);
+        self.shared.heartbeats[self.index].store(self.clock.now(), Relaxed);
+    }
+
+    fn upkeep(&self) {
+        self.registry.flush();
+        self.generations.borrow_mut().retain(|_, generation| generation.strong_count() > 0);
+        self.apps.borrow_mut().retain(|_, cells| cells.strong_count() > 0);
+        let now = self.clock.now();
+        self.endpoints.borrow_mut().retain(|_, endpoints| {
+            endpoints.sweep(now);
+            !endpoints.is_empty()
+        });
+    }
+}
+
+/// Different on each worker and at each start, and never 0, where the generator would stay.
+fn seed_of(index: usize) -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(index) | 1
+}
