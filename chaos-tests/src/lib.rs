@@ -8,8 +8,10 @@
 #![allow(clippy::print_stderr, reason = "a test that fails or skips says why on stderr")]
 
 mod background;
+pub mod client;
 pub mod load;
 pub mod origin;
 pub mod peers;
 pub mod poll;
 pub mod process;
+pub mod spec;

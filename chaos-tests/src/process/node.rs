@@ -26,6 +26,8 @@ pub struct NodeSettings {
     pub zone: String,
     /// `[join] addresses`.
     pub join: Vec<SocketAddr>,
+    /// `[traffic] address`, where it is not that of the node.
+    pub traffic: Option<Ipv4Addr>,
     /// `[traffic] drain`.
     pub drain: String,
     pub log_level: String,
@@ -33,7 +35,13 @@ pub struct NodeSettings {
 
 impl Default for NodeSettings {
     fn default() -> Self {
-        Self { zone: "z1".to_owned(), join: Vec::new(), drain: "5s".to_owned(), log_level: "info".to_owned() }
+        Self {
+            zone: "z1".to_owned(),
+            join: Vec::new(),
+            traffic: None,
+            drain: "5s".to_owned(),
+            log_level: "info".to_owned(),
+        }
     }
 }
 
@@ -79,7 +87,11 @@ impl Node {
 
     /// Where a port of an app is on this node.
     pub fn port(&self, port: u16) -> SocketAddr {
-        (self.address, port).into()
+        (self.traffic_address(), port).into()
+    }
+
+    fn traffic_address(&self) -> Ipv4Addr {
+        self.settings.traffic.unwrap_or(self.address)
     }
 
     pub fn data_dir(&self) -> PathBuf {
@@ -135,7 +147,8 @@ impl Node {
     }
 
     fn file(&self) -> String {
-        let Self { name, address, settings: NodeSettings { zone, join, drain, log_level }, .. } = self;
+        let Self { name, address, settings: NodeSettings { zone, join, drain, log_level, .. }, .. } = self;
+        let traffic = self.traffic_address();
         let join: Vec<_> = join.iter().map(SocketAddr::to_string).collect();
         let data_dir = self.data_dir();
         // A fifth of the default times, in proportion, so that a test does not wait for elections.
@@ -152,7 +165,7 @@ listen = "{address}:{ADMIN_PORT}"
 [join]
 addresses = {join:?}
 [traffic]
-address = "{address}"
+address = "{traffic}"
 drain = "{drain}"
 [raft]
 heartbeat = "100ms"
@@ -208,6 +221,12 @@ format = "text"
     pub fn move_to(&mut self, address: Ipv4Addr) {
         assert!(self.process.is_none(), "{} runs", self.name);
         self.address = address;
+    }
+
+    /// For the next start.
+    pub fn rename(&mut self, name: &str) {
+        assert!(self.process.is_none(), "{} runs", self.name);
+        name.clone_into(&mut self.name);
     }
 
     /// The disk is replaced by an empty one.
