@@ -43,15 +43,15 @@ impl Fleet {
     /// The generation that takes the app's new traffic on a node.
     pub fn takes_traffic(&self, node: NodeId, app: &AppName) -> Option<GenerationId> {
         let serving = self.assignments_of(node, app).filter(|(_, asked)| asked.desired == Desired::Serve);
-        serving.map(|(generation, _)| generation).last()
+        serving.map(|(generation, _)| generation).next_back()
     }
 
     /// What a node is asked of all generations of an app, oldest first.
-    pub fn assignments_of(
-        &self,
+    pub fn assignments_of<'a>(
+        &'a self,
         node: NodeId,
         app: &AppName,
-    ) -> impl DoubleEndedIterator<Item = (GenerationId, &Arc<Assignment>)> {
+    ) -> impl DoubleEndedIterator<Item = (GenerationId, &'a Arc<Assignment>)> + use<'a> {
         let range = (app.clone(), GenerationId(0))..=(app.clone(), GenerationId(u64::MAX));
         let assignments = self.assignments.get(&node).map(|of_node| of_node.range(range));
         assignments.into_iter().flatten().map(|((_, generation), assignment)| (*generation, assignment))
@@ -72,7 +72,8 @@ impl Fleet {
         self.assignments.iter().filter(move |(_, of_node)| of_node.contains_key(&key)).map(|(node, _)| *node)
     }
 
-    /// The coordinator's own moves: a generation that is done with, or a node that gives an app back.
+    /// The coordinator's own moves: a generation that is done with, or a node that gives an app back
+    /// and with that leaves the rollout it may be part of.
     pub(super) fn assign(
         &mut self,
         at: At,
@@ -92,6 +93,7 @@ impl Fleet {
             return Err(stale("the node is asked for that or more already"));
         }
         self.raise(at, node, app, generation, desired);
+        self.leave_rollout(node, app, generation);
         Ok(())
     }
 
@@ -211,11 +213,7 @@ impl Fleet {
             self.assignments.get(&node).into_iter().flat_map(|of_node| of_node.keys()).cloned().collect();
         for (app, generation) in &keys {
             self.unassign(node, app, *generation);
-            if let Some(rollout) = self.rollouts.get_mut(&(app.clone(), *generation))
-                && !rollout.state.is_finished()
-            {
-                Arc::make_mut(rollout).steps.remove(&node);
-            }
+            self.leave_rollout(node, app, *generation);
         }
         for (app, _) in &keys {
             self.sweep(at, app);

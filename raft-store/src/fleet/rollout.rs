@@ -248,6 +248,16 @@ impl Fleet {
         }
     }
 
+    /// A rollout does not wait for a node that gives the generation back.
+    pub(super) fn leave_rollout(&mut self, node: NodeId, app: &AppName, generation: GenerationId) {
+        if let Some(rollout) = self.rollouts.get_mut(&(app.clone(), generation))
+            && !rollout.state.is_finished()
+            && rollout.steps.contains_key(&node)
+        {
+            Arc::make_mut(rollout).steps.remove(&node);
+        }
+    }
+
     fn rollout_in(
         &self,
         state: RolloutState,

@@ -1,0 +1,462 @@
+//! What each command does to a fleet, told as short stories.
+
+use flotilla_raft_store::*;
+use flotilla_spec::AppName;
+
+mod fleet_arbitrary;
+use fleet_arbitrary::{member, name, spec};
+
+/// A fleet, and the index of its last command.
+struct Story {
+    fleet: Fleet,
+    index: u64,
+}
+
+const APP: usize = 1;
+const N1: NodeId = NodeId(1);
+const N2: NodeId = NodeId(2);
+const N3: NodeId = NodeId(3);
+
+impl Story {
+    /// Three nodes, of which the first leads in term 1.
+    fn new() -> Self {
+        let mut story = Self { fleet: Fleet::default(), index: 0 };
+        let id = ClusterId("c1".to_owned());
+        story.does(Change::InitCluster { id, name: "fra".to_owned(), member: member("n1") });
+        story.does(Change::AddMember { member: member("n2") });
+        story.does(Change::AddMember { member: member("n3") });
+        story.does(Change::TakeControl { term: 1, node: N1 });
+        story
+    }
+
+    fn command(&mut self, request: Option<RequestId>, change: Change) -> Answer {
+        self.index += 1;
+        let answer = self.fleet.apply(self.index, &Command { request, time: Timestamp(self.index), change });
+        assert_eq!(self.fleet.check(), Ok(()));
+        answer
+    }
+
+    fn tries(&mut self, change: Change) -> Answer {
+        self.command(None, change)
+    }
+
+    #[track_caller]
+    fn does(&mut self, change: Change) -> Reply {
+        self.tries(change.clone()).unwrap_or_else(|rejection| panic!("{change:?}: {rejection}"))
+    }
+
+    #[track_caller]
+    fn refuses(&mut self, change: Change, why: &str) {
+        let before = Fleet { index: self.index + 1, ..self.fleet.clone() };
+        assert_eq!(self.tries(change).expect_err(why).to_string(), why);
+        assert!(self.fleet == before, "a refusal changed the fleet");
+    }
+
+    /// Returns the generation.
+    #[track_caller]
+    fn applies(&mut self, app: usize, ports: &[u16], placed: &[NodeId]) -> GenerationId {
+        let Reply::Apps { apps } = self.does(apply(app, ports, placed)) else { panic!("apps are answered") };
+        apps[0].generation
+    }
+
+    #[track_caller]
+    fn coordinates(&mut self, transition: Transition) {
+        self.does(Change::Coordinate { term: 1, transition });
+    }
+
+    #[track_caller]
+    fn steps(&mut self, generation: GenerationId, nodes: &[NodeId], step: &Step) {
+        let steps = nodes.iter().map(|node| (*node, step.clone())).collect();
+        self.coordinates(Transition::Advance { app: name(APP), generation, steps });
+    }
+
+    #[track_caller]
+    fn shifts(&mut self, generation: GenerationId, node: NodeId) {
+        self.steps(generation, &[node], &Step::Ready);
+        self.steps(generation, &[node], &Step::Shifting { since: Timestamp(0) });
+    }
+
+    /// A first generation that serves on these nodes.
+    #[track_caller]
+    fn serves(&mut self, ports: &[u16], nodes: &[NodeId]) -> GenerationId {
+        let generation = self.applies(APP, ports, nodes);
+        self.steps(generation, nodes, &Step::Done);
+        self.coordinates(Transition::Complete { app: name(APP), generation });
+        generation
+    }
+
+    fn asked(&self, node: NodeId) -> String {
+        let of_node = self.fleet.assignments_of(node, &name(APP));
+        let asked = of_node.map(|(generation, asked)| {
+            format!("{generation} {:?} {:?}", asked.desired, asked.ports).to_lowercase()
+        });
+        asked.collect::<Vec<_>>().join(", ")
+    }
+
+    fn traffic(&self, node: NodeId) -> Option<GenerationId> {
+        self.fleet.takes_traffic(node, &name(APP))
+    }
+
+    fn state(&self, generation: GenerationId) -> (RolloutState, GenerationState) {
+        let key = (name(APP), generation);
+        (self.fleet.rollouts[&key].state, self.fleet.generations[&key].state)
+    }
+}
+
+fn apply(app: usize, ports: &[u16], placed: &[NodeId]) -> Change {
+    let app = ApplyApp { spec: spec(&name(app), ports), if_version: None, placed: placed.to_vec() };
+    Change::ApplyApps { apps: vec![app] }
+}
+
+fn refused_by_version(expected: u64) -> Change {
+    let app = ApplyApp { spec: spec(&name(APP), &[81]), if_version: Some(expected), placed: vec![N1] };
+    Change::ApplyApps { apps: vec![app] }
+}
+
+fn available(node: NodeId, availability: Availability) -> Change {
+    Change::SetAvailability { node, availability }
+}
+
+#[test]
+fn nothing_happens_before_the_cluster_is_initialised() {
+    let mut story = Story { fleet: Fleet::default(), index: 0 };
+    story.refuses(Change::AddMember { member: member("n1") }, "the cluster has not been initialised");
+    let story = &mut Story::new();
+    let again =
+        Change::InitCluster { id: ClusterId("c2".to_owned()), name: String::new(), member: member("x") };
+    story.refuses(again, "the cluster has been initialised already (id c1)");
+}
+
+#[test]
+fn node_ids_are_log_indexes_and_names_are_unique_until_a_node_has_left() {
+    let mut story = Story::new();
+    assert_eq!(story.fleet.members.keys().copied().collect::<Vec<_>>(), [N1, N2, N3]);
+    story.refuses(Change::AddMember { member: member("n2") }, "a node named `n2` is a member already (id 2)");
+    story.does(available(N2, Availability::Left));
+    let reply = story.does(Change::AddMember { member: member("n2") });
+    assert_eq!(reply, Reply::Member { node: NodeId(7) });
+    story.refuses(available(N2, Availability::Active), "there is no node 2");
+}
+
+#[test]
+fn a_node_that_returns_under_another_address_is_still_cordoned() {
+    let mut story = Story::new();
+    story.does(available(N2, Availability::Cordoned));
+    let moved = Member { cluster_address: "elsewhere:7400".to_owned(), ..member("n2") };
+    story.does(Change::UpdateMember { node: N2, member: moved });
+    assert_eq!(story.fleet.members[&N2].availability, Availability::Cordoned);
+    assert_eq!(story.fleet.members[&N2].cluster_address, "elsewhere:7400");
+}
+
+#[test]
+fn a_shift_leaves_the_old_generation_warm_until_the_rollout_completes() {
+    let mut story = Story::new();
+    let old = story.serves(&[80], &[N1, N2]);
+    let new = story.applies(APP, &[80, 81], &[N1, N2]);
+    assert_eq!(story.asked(N1), "5 serve [80], 8 prepare [80, 81]");
+    story.shifts(new, N1);
+    assert_eq!(story.asked(N1), "5 serve [80], 8 serve [80, 81]");
+    assert_eq!((story.traffic(N1), story.traffic(N2)), (Some(new), Some(old)));
+    story.steps(new, &[N1], &Step::Done);
+    story.shifts(new, N2);
+    story.steps(new, &[N2], &Step::Done);
+    story.coordinates(Transition::Complete { app: name(APP), generation: new });
+    assert_eq!(story.asked(N2), "5 drain [80], 8 serve [80, 81]");
+    assert_eq!(story.state(old), (RolloutState::Completed, GenerationState::Draining));
+    assert_eq!(story.state(new), (RolloutState::Completed, GenerationState::Serving));
+}
+
+#[test]
+fn a_node_that_was_down_is_asked_to_serve_when_the_others_are_done() {
+    let mut story = Story::new();
+    story.serves(&[80], &[N1, N2]);
+    let new = story.applies(APP, &[81], &[N1, N2]);
+    story.steps(new, &[N1], &Step::Done);
+    story.coordinates(Transition::Complete { app: name(APP), generation: new });
+    assert_eq!(story.asked(N2), "5 drain [80], 8 serve [81]");
+}
+
+#[test]
+fn a_rollback_is_one_commit() {
+    let mut story = Story::new();
+    let old = story.serves(&[80], &[N1, N2]);
+    let new = story.applies(APP, &[80], &[N1, N2, N3]);
+    assert_eq!(new, old, "the same spec again is no change");
+    let new = story.applies(APP, &[80, 81], &[N1, N2, N3]);
+    story.shifts(new, N1);
+    story.coordinates(Transition::RollBack { app: name(APP), generation: new, reason: "no".to_owned() });
+    assert_eq!((story.traffic(N1), story.traffic(N2), story.traffic(N3)), (Some(old), Some(old), None));
+    assert_eq!(story.asked(N1), "5 serve [80], 9 drain [80, 81]");
+    assert_eq!(story.asked(N3), "9 remove [80, 81]");
+    assert_eq!(story.state(new), (RolloutState::RollingBack, GenerationState::Failed));
+    story.coordinates(Transition::RolledBack { app: name(APP), generation: new });
+    let outcomes: Vec<_> = story.fleet.apps[&name(APP)].history.iter().map(|entry| entry.outcome).collect();
+    assert_eq!(outcomes, [Some(RolloutState::Completed), Some(RolloutState::RolledBack)]);
+}
+
+#[test]
+fn a_first_generation_that_fails_is_taken_away() {
+    let mut story = Story::new();
+    let first = story.applies(APP, &[80], &[N1, N2]);
+    story.shifts(first, N1);
+    story.coordinates(Transition::RollBack { app: name(APP), generation: first, reason: "no".to_owned() });
+    assert_eq!((story.asked(N1), story.asked(N2)), ("5 drain [80]".into(), "5 remove [80]".into()));
+    assert_eq!(story.state(first), (RolloutState::Failed, GenerationState::Failed));
+}
+
+#[test]
+fn without_auto_rollback_a_rollout_stops_where_it_stands() {
+    let mut story = Story::new();
+    let old = story.serves(&[80], &[N1, N2]);
+    let new = story.applies(APP, &[81], &[N1, N2]);
+    story.shifts(new, N1);
+    story.coordinates(Transition::Pause { app: name(APP), generation: new, reason: "no".to_owned() });
+    assert_eq!((story.traffic(N1), story.traffic(N2)), (Some(new), Some(old)));
+    let next = story.applies(APP, &[81], &[N1, N2]);
+    assert_ne!(next, new, "after a failure the same spec is another attempt");
+    assert_eq!(story.fleet.rollouts[&(name(APP), next)].from, Some(old));
+}
+
+#[test]
+fn a_superseded_generation_serves_on_where_it_had_begun_and_is_removed_elsewhere() {
+    let mut story = Story::new();
+    let old = story.serves(&[80], &[N1, N2]);
+    let second = story.applies(APP, &[81], &[N1, N2]);
+    story.shifts(second, N1);
+    let third = story.applies(APP, &[82], &[N1, N2]);
+    assert_eq!(story.asked(N1), "5 serve [80], 8 serve [81], 11 prepare [82]");
+    assert_eq!(story.asked(N2), "5 serve [80], 8 remove [81], 11 prepare [82]");
+    assert_eq!(story.state(second).0, RolloutState::Superseded);
+    assert_eq!(story.fleet.rollouts[&(name(APP), third)].from, Some(old));
+    // The third goes back to what completed last, and not to what was superseded.
+    story.shifts(third, N2);
+    story.coordinates(Transition::RollBack { app: name(APP), generation: third, reason: "no".to_owned() });
+    assert_eq!((story.traffic(N1), story.traffic(N2)), (Some(old), Some(old)));
+}
+
+#[test]
+fn an_app_keeps_a_port_until_its_last_generation_has_left_the_node() {
+    let mut story = Story::new();
+    let old = story.serves(&[80], &[N1]);
+    let new = story.serves(&[81], &[N1]);
+    let taken = "port 80 is taken on node n1 by app `app-1`";
+    story.refuses(apply(2, &[80], &[N1]), taken);
+    let assign = |desired| Transition::Assign { node: N1, app: name(APP), generation: old, desired };
+    let forget = Transition::Forget { node: N1, app: name(APP), generation: old };
+    let early = Change::Coordinate { term: 1, transition: forget.clone() };
+    story.refuses(early, "stale: the node is still asked for the generation");
+    story.coordinates(assign(Desired::Remove));
+    story.refuses(apply(2, &[80], &[N1]), taken);
+    story.coordinates(forget);
+    assert_eq!(story.state(old).1, GenerationState::Retired);
+    story.applies(2, &[80], &[N1]);
+    assert_eq!(story.asked(N1), format!("{new} serve [81]"));
+}
+
+#[test]
+fn port_zero_keeps_its_port_and_else_gets_the_lowest_free_one() {
+    let mut story = Story::new();
+    story.serves(&[0, 0], &[N1]);
+    // 20001 is reserved.
+    assert_eq!(story.asked(N1), "5 serve [20000, 20002]");
+    story.applies(2, &[0], &[N1, N2]);
+    assert_eq!(story.fleet.ports[&(N1, 20_003)], name(2));
+    assert_eq!(story.fleet.ports[&(N2, 20_000)], name(2));
+    story.refuses(apply(3, &[0], &[N1]), "node n1 has no free port left in its pool 20000-20003");
+    let new = story.applies(APP, &[0, 0, 90], &[N1]);
+    let ports = &story.fleet.assignment(N1, &name(APP), new).unwrap().ports;
+    assert_eq!(ports, &[20_000, 20_002, 90]);
+}
+
+#[test]
+fn ports_that_cannot_be_had_are_refused_by_name() {
+    let mut story = Story::new();
+    story.applies(2, &[80], &[N2]);
+    story.refuses(apply(APP, &[80], &[N1, N2]), "port 80 is taken on node n2 by app `app-2`");
+    story.refuses(apply(APP, &[22], &[N1]), "port 22 is reserved on node n1");
+    story.refuses(apply(APP, &[81, 81], &[N1]), "port 81 is taken on node n1 by app `app-1`");
+    story.refuses(
+        apply(APP, &[81], &[]),
+        "app `app-1` would be placed on no node: no node matches its placement",
+    );
+    story.refuses(apply(APP, &[81], &[NodeId(9)]), "there is no node 9");
+    let both =
+        [3, 4].map(|app| ApplyApp { spec: spec(&name(app), &[90]), if_version: None, placed: vec![N3] });
+    let change = Change::ApplyApps { apps: both.into() };
+    story.refuses(change, "port 90 is taken on node n3 by app `app-3`");
+}
+
+#[test]
+fn a_chosen_port_makes_room_for_a_fixed_one_of_the_same_change() {
+    let mut story = Story::new();
+    let apps = [(3, 0), (4, 20_000)].map(|(app, port)| ApplyApp {
+        spec: spec(&name(app), &[port]),
+        if_version: None,
+        placed: vec![N1],
+    });
+    story.does(Change::ApplyApps { apps: apps.into() });
+    assert_eq!(story.fleet.ports[&(N1, 20_002)], name(3));
+}
+
+#[test]
+fn writes_compare_the_version() {
+    let mut story = Story::new();
+    story.refuses(refused_by_version(1), "app `app-1` is at version 0, not 1");
+    story.does(refused_by_version(0));
+    story.refuses(refused_by_version(0), "app `app-1` is at version 1, not 0");
+    let delete = |if_version| Change::DeleteApp { app: name(APP), if_version };
+    story.refuses(delete(Some(7)), "app `app-1` is at version 1, not 7");
+    story.does(delete(Some(1)));
+    story.does(refused_by_version(0));
+    assert_eq!(story.fleet.apps[&name(APP)].version, 3, "versions go on while the app is not gone");
+}
+
+#[test]
+fn a_deleted_app_is_gone_with_its_last_assignment() {
+    let mut story = Story::new();
+    let generation = story.serves(&[80], &[N1, N2]);
+    story.does(Change::DeleteApp { app: name(APP), if_version: None });
+    assert_eq!(story.asked(N1), "5 drain [80]");
+    for node in [N1, N2] {
+        let app = name(APP);
+        story.coordinates(Transition::Assign {
+            node,
+            app: app.clone(),
+            generation,
+            desired: Desired::Remove,
+        });
+        assert!(story.fleet.apps.contains_key(&app));
+        story.coordinates(Transition::Forget { node, app, generation });
+    }
+    assert!(
+        story.fleet.apps.is_empty() && story.fleet.generations.is_empty() && story.fleet.ports.is_empty()
+    );
+    story.refuses(Change::DeleteApp { app: name(APP), if_version: None }, "there is no app `app-1`");
+}
+
+#[test]
+fn a_user_can_return_to_any_version_of_the_history() {
+    let mut story = Story::new();
+    story.serves(&[80], &[N1]);
+    story.serves(&[81], &[N1]);
+    let back = |to| Change::Rollback { app: name(APP), to, if_version: None, placed: vec![N1] };
+    story.does(back(None));
+    let app = &story.fleet.apps[&name(APP)];
+    assert_eq!((app.version, app.spec.listen[0].port), (3, 80));
+    assert_eq!(app.history[2].cause, Cause::RolledBackTo { version: 1 });
+    story.refuses(back(Some(9)), "app `app-1` has no version 9 in its history");
+    for port in 100..110 {
+        story.serves(&[port], &[N1]);
+    }
+    assert_eq!(story.fleet.apps[&name(APP)].history.len(), HISTORY_MAX);
+    story.refuses(back(Some(1)), "app `app-1` has no version 1 in its history");
+}
+
+#[test]
+fn only_the_leader_of_the_term_moves_rollouts() {
+    let mut story = Story::new();
+    let generation = story.applies(APP, &[80], &[N1]);
+    story.does(Change::TakeControl { term: 3, node: N2 });
+    let ready = Transition::Advance { app: name(APP), generation, steps: vec![(N1, Step::Ready)] };
+    let by = |term| Change::Coordinate { term, transition: ready.clone() };
+    story.refuses(by(1), "term 1 is over: term 3 is in control");
+    story.refuses(by(4), "term 4 is over: term 3 is in control");
+    story.does(by(3));
+    story.refuses(by(3), "stale: the node is that far already");
+    story.refuses(Change::TakeControl { term: 2, node: N1 }, "term 2 is over: term 3 is in control");
+}
+
+#[test]
+fn a_new_node_gets_the_serving_generation_between_rollouts() {
+    let mut story = Story::new();
+    let generation = story.serves(&[0], &[N1]);
+    let place = |generation| Change::Coordinate {
+        term: 1,
+        transition: Transition::Place { app: name(APP), generation, node: N3 },
+    };
+    story.does(place(generation));
+    assert_eq!(story.asked(N3), "5 serve [20000]");
+    story.refuses(place(generation), "stale: the node has that generation already");
+    story.applies(APP, &[80], &[N1]);
+    story.refuses(place(generation), "stale: the app is rolling out");
+}
+
+#[test]
+fn a_node_that_has_left_takes_its_assignments_and_ports_with_it() {
+    let mut story = Story::new();
+    story.serves(&[80], &[N1, N2]);
+    let new = story.applies(APP, &[81], &[N1, N2]);
+    story.does(available(N2, Availability::Left));
+    assert_eq!(story.asked(N2), "");
+    assert_eq!(story.fleet.ports.keys().map(|(node, _)| *node).max(), Some(N1));
+    assert_eq!(story.fleet.rollouts[&(name(APP), new)].steps.keys().copied().collect::<Vec<_>>(), [N1]);
+}
+
+#[test]
+fn a_request_that_comes_twice_happens_once() {
+    let mut story = Story::new();
+    let request = |sequence| Some(RequestId { client: "cli".to_owned(), sequence });
+    let first = story.command(request(5), apply(APP, &[80], &[N1]));
+    assert_eq!(story.command(request(5), apply(APP, &[80], &[N1])), first);
+    assert_eq!(story.command(request(5), Change::DeleteApp { app: name(APP), if_version: None }), first);
+    assert_eq!(story.fleet.apps[&name(APP)].version, 1);
+    let late = story.command(request(4), apply(APP, &[81], &[N1])).unwrap_err();
+    assert_eq!(late.to_string(), "request 4 of client cli is older than its last one");
+}
+
+#[test]
+fn the_client_that_wrote_least_recently_is_forgotten() {
+    let mut story = Story::new();
+    let request = |client: usize| Some(RequestId { client: format!("cli-{client}"), sequence: 1 });
+    let nothing = || available(N1, Availability::Active);
+    for client in 0..CLIENTS_MAX {
+        story.command(request(client), nothing()).unwrap();
+    }
+    assert!(story.fleet.requests.contains_key("cli-0"));
+    story.command(request(CLIENTS_MAX), nothing()).unwrap();
+    assert!(!story.fleet.requests.contains_key("cli-0"));
+    assert_eq!(story.fleet.requests.len(), CLIENTS_MAX);
+}
+
+#[test]
+fn changes_of_one_app_in_one_log_entry_are_refused_after_the_first() {
+    let mut story = Story::new();
+    story.applies(APP, &[80], &[N1]);
+    let command = Command { request: None, time: Timestamp(9), change: apply(APP, &[81], &[N1]) };
+    let rejection = story.fleet.apply(story.index, &command).unwrap_err();
+    assert_eq!(rejection.to_string(), "stale: app `app-1` was changed in the same log entry");
+}
+
+#[test]
+fn ten_thousand_apps_are_the_limit() {
+    let mut story = Story::new();
+    let app = |number: usize| ApplyApp { spec: spec(&name(number), &[]), if_version: None, placed: vec![N1] };
+    story.does(Change::ApplyApps { apps: (0..APPS_MAX).map(app).collect() });
+    let one_more = Change::ApplyApps { apps: vec![app(APPS_MAX)] };
+    story.refuses(one_more, "the region has 10000 apps, which is the limit");
+    story.does(apply(0, &[80], &[N1]));
+}
+
+#[test]
+fn events_say_what_a_user_would_ask_about() {
+    let mut story = Story::new();
+    let old = story.serves(&[80], &[N1]);
+    let new = story.applies(APP, &[81], &[N1]);
+    let reason = "node n1: port 81 is in use".to_owned();
+    story.steps(new, &[N1], &Step::Failed { reason: reason.clone() });
+    story.coordinates(Transition::RollBack { app: name(APP), generation: new, reason });
+    story.coordinates(Transition::RolledBack { app: name(APP), generation: new });
+    let about_app = |event: &&std::sync::Arc<Event>| event.app == Some(AppName::parse("app-1").unwrap());
+    let told: Vec<_> =
+        story.fleet.events.iter().filter(about_app).map(|event| event.message.as_str()).collect();
+    assert_eq!(old, GenerationId(5));
+    let expected = [
+        "version 1 accepted; generation 5 prepares on n1",
+        "generation 5 serves",
+        "version 2 accepted; generation 8 prepares on n1",
+        "node n1: generation 8: node n1: port 81 is in use",
+        "generation 8 goes back to 5: node n1: port 81 is in use",
+        "generation 5 serves again on every node",
+    ];
+    assert_eq!(told, expected);
+}
