@@ -11,7 +11,7 @@ use crate::{
     exit::{Exit, Failure},
     explain, node,
     output::{ColorChoice, Format, Output},
-    rollout,
+    proxy, rollout,
 };
 
 #[derive(Debug, Parser)]
@@ -85,6 +85,7 @@ pub(crate) enum Verb {
   flotilla node list --watch"
     )]
     Node(node::Verb),
+    Proxy(proxy::Args),
     /// Make a cluster, join it, ask for its health
     #[command(
         subcommand,
@@ -179,11 +180,23 @@ impl Shell {
 
     /// `-v` shows what the client tries, `-vv` what its libraries do.
     fn log_to_stderr(&self) {
-        let level = match self.verbose {
-            0 => return,
-            1 => "flotilla_cli=debug",
-            _ => "debug",
-        };
+        match self.verbose {
+            0 => {}
+            1 => self.log("flotilla_cli=debug"),
+            _ => self.log("debug"),
+        }
+    }
+
+    /// For a verb that runs on and has no other way to say what it does.
+    pub(crate) fn log_to_stderr_always(&self) {
+        match (self.output.quiet, self.verbose) {
+            (true, _) => self.log("warn"),
+            (false, 0) => self.log("info"),
+            (false, _) => self.log("debug"),
+        }
+    }
+
+    fn log(&self, level: &str) {
         // A logger that is there already (a test's) is as good.
         drop(
             tracing_subscriber::fmt()

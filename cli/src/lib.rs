@@ -2,7 +2,7 @@
 //!
 //! One verb, one file: `app apply` is `app/apply.rs`. A verb asks a node over gRPC, and renders the
 //! answer with functions that are pure over the protobuf messages. What a fleet decides is decided
-//! by its nodes, never here. Only `node.rs` and `dev.rs` know the crate that nodes are made of.
+//! by its nodes, never here. Only `node.rs`, `proxy.rs` and `dev.rs` know the crate that nodes are made of.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "printing is what a command line does")]
 
@@ -21,6 +21,7 @@ mod follow;
 mod json;
 mod node;
 mod output;
+mod proxy;
 mod rollout;
 mod spec_file;
 mod table;
@@ -63,6 +64,7 @@ fn run(verb: Verb, shell: &Shell) -> Result<Exit, Failure> {
     match verb {
         Verb::Dev(args) => dev::run(args, shell),
         Verb::Node(verb) => node::run(verb, shell),
+        Verb::Proxy(args) => proxy::run(args, shell),
         Verb::Cluster(verb) => cluster::run(verb, shell),
         Verb::App(verb) => app::run(verb, shell),
         Verb::Rollout(verb) => rollout::run(verb, shell),

@@ -151,7 +151,7 @@ async fn next_chunk(mut file: File) -> Option<(v1::SnapshotChunk, File)> {
     let mut chunk = vec![0; SNAPSHOT_CHUNK_BYTES];
     let read = file.read(&mut chunk).await.unwrap_or(0);
     chunk.truncate(read);
-    (read > 0).then(|| (v1::SnapshotChunk { part: Some(v1::snapshot_chunk::Part::Data(chunk)) }, file))
+    (read > 0).then_some((v1::SnapshotChunk { part: Some(v1::snapshot_chunk::Part::Data(chunk)) }, file))
 }
 
 /// Waits for the answer no longer than openraft is prepared to.

@@ -56,7 +56,7 @@ pub(crate) fn plan(
             actions.push(Action::Prepare { key: key.clone() });
         }
     }
-    for (key, _) in assigned {
+    for key in assigned.keys() {
         let takes_traffic = traffic(assigned, &key.0) == Some(key.1);
         if takes_traffic && running.get(key) != Some(&Phase::Serving) {
             actions.push(Action::Serve { key: key.clone() });
@@ -146,6 +146,8 @@ fn missing(targets: &[TargetStatus], needed: u32) -> (String, Vec<String>) {
         match &target.resolution {
             flotilla_proxy::Resolution::Pending => undecided.push(format!("resolving {}", target.target)),
             flotilla_proxy::Resolution::Failed(why) => {
+                // An answer from before may still be in use.
+                healthy += u32::from(available);
                 warnings.push(format!("target {} does not resolve: {why}", target.target));
             }
             flotilla_proxy::Resolution::Resolved if available => healthy += 1,
@@ -301,11 +303,13 @@ mod tests {
         let down = || target("b:1", R::Resolved, &[Some(false)]);
         let new = || target("c:1", R::Resolved, &[None]);
         let pending = || target("d:1", R::Pending, &[]);
+        let stale = || target("f:1", R::Failed("timed out".to_owned()), &[Some(true)]);
         let lost = || target("e:1", R::Failed("no such name".to_owned()), &[]);
         for (targets, needed, expected, warned) in [
             (vec![up(), up()], 1, "", 0),
             (vec![up(), new()], 1, "", 0),
             (vec![up(), lost(), down()], 1, "", 2),
+            (vec![stale()], 1, "", 1),
             (vec![up(), pending()], 1, "1 of 1 targets are healthy: resolving d:1", 0),
             (vec![new()], 1, "0 of 1 targets are healthy: checking c:1", 0),
             (vec![down()], 1, "0 of 1 targets are healthy: target b:1 fails its check: connection refused", 1),
