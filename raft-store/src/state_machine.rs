@@ -3,9 +3,10 @@
 //! The fleet is in memory only; the newest snapshot and the log behind it bring it back. A reader
 //! of the published value keeps the fleet it got, and the next entry is applied to a copy (of pointers).
 //!
-//! To send a snapshot, openraft's default transport is enough: `RaftNetwork::install_snapshot` per chunk of
-//! `recommended_config().snapshot_max_chunk_size`, answered by `Raft::install_snapshot`. The chunks are those of
-//! the file itself, digest included, and the receiver checks it before anything is replaced.
+//! A snapshot is sent as the bytes of its file: the sender's `RaftNetwork::full_snapshot` gets it open at its
+//! beginning, the receiver writes them, in any chunks, to what `Raft::begin_receiving_snapshot` gives it, and
+//! hands that to `Raft::install_full_snapshot`. The digest is part of the file, so it covers the way as
+//! well, and it is checked before anything is replaced.
 
 use std::{fs::File, io, sync::Arc};
 
@@ -204,7 +205,8 @@ impl Disk {
     ) -> Result<T, StorageError> {
         let disk = self.clone();
         let done = tokio::task::spawn_blocking(move || work(&disk)).await;
-        done.map_err(io::Error::other).map_err(StateError::Io).flatten().map_err(|err| self.fail(verb, err))
+        let done = done.unwrap_or_else(|panic| Err(io::Error::other(panic).into()));
+        done.map_err(|err| self.fail(verb, err))
     }
 
     fn fail(&self, verb: ErrorVerb, err: StateError) -> StorageError {

@@ -41,7 +41,7 @@ pub struct Timings {
     pub heartbeat: Duration,
     pub election_min: Duration,
     pub election_max: Duration,
-    /// For sending and installing one chunk of a snapshot.
+    /// For sending and installing a snapshot.
     pub install_snapshot: Duration,
 }
 
@@ -74,9 +74,6 @@ impl Timings {
 const SNAPSHOT_EVERY_ENTRIES: u64 = 4_096;
 /// Entries a leader keeps behind its snapshot for followers that are a little late.
 const KEEP_ENTRIES: u64 = 1_024;
-/// With openraft's default chunked transport: well below the 4 MiB a gRPC message may have.
-const SNAPSHOT_CHUNK_BYTES: u64 = 1 << 20;
-
 /// openraft's configuration as the store is built for it. The caller sets nothing but the timings.
 pub fn recommended_config(timings: Timings) -> openraft::Config {
     let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).max(1);
@@ -90,7 +87,6 @@ pub fn recommended_config(timings: Timings) -> openraft::Config {
         snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_EVERY_ENTRIES),
         // Must exceed the snapshot interval, else a fresh snapshot would not end the lag.
         replication_lag_threshold: 2 * SNAPSHOT_EVERY_ENTRIES,
-        snapshot_max_chunk_size: SNAPSHOT_CHUNK_BYTES,
         max_in_snapshot_log_to_keep: KEEP_ENTRIES,
         purge_batch_size: 256,
         ..openraft::Config::default()

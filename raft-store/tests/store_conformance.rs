@@ -1,5 +1,6 @@
 //! openraft's own suite against the real store. It does not cover reopening, crashes or damage: see
 //! `store_kill.rs`, `store_damage.rs` and `store_disk.rs`.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use flotilla_raft_store::{
     ClusterId, Identity, LogStore, NodeId, StateMachine, Store, StoreOptions,

@@ -1,6 +1,9 @@
 //! SIGKILL at any moment: what was acknowledged is there, and the store opens again.
 //!
 //! The page cache outlives the process, so this is about the order of writes and not about power.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::print_stdout, reason = "a test may speak")]
+#![allow(clippy::disallowed_methods, reason = "real processes need real time")]
 
 use std::{
     io::{BufRead, Write},

@@ -1,8 +1,9 @@
 //! The log and the snapshots over their whole life: reopening, purging, truncating, installing.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use flotilla_raft_store::{
-    Availability, Change, ClusterId, Command, Member, Opened, Timestamp,
-    types::{Entry, Raft, SnapshotMeta, Timings, recommended_config},
+    Batch, Change, ClusterId, Command, Opened, RequestId, Store, StoreOptions, Timestamp,
+    types::{Entry, SnapshotMeta},
 };
 use openraft::{
     LogState, RaftLogReader, RaftSnapshotBuilder, StorageHelper,
@@ -216,8 +217,8 @@ async fn the_same_state_is_the_same_snapshot_to_the_byte() {
 #[tokio::test]
 async fn bytes_of_log_ask_for_a_snapshot_and_the_snapshot_answers() {
     let dir = tempfile::tempdir().unwrap();
-    let options = flotilla_raft_store::StoreOptions { snapshot_every_bytes: 50_000, ..Default::default() };
-    let mut opened = flotilla_raft_store::Store::create(dir.path(), &identity(), options).await.unwrap();
+    let options = StoreOptions { snapshot_every_bytes: 50_000, ..Default::default() };
+    let mut opened = Store::create(dir.path(), &identity(), options).await.unwrap();
     assert!(!opened.status.wants_snapshot());
     write(&mut opened, 0..100).await;
     assert!(opened.status.wants_snapshot());
@@ -231,10 +232,8 @@ async fn raft_itself_compacts_its_log_and_comes_back_with_the_same_fleet() {
     let dir = tempfile::tempdir().unwrap();
     let opened = create(dir.path()).await;
     let (fleet, status) = (opened.fleet.clone(), opened.status.clone());
-    let raft = start(opened).await;
-    raft.initialize([identity().node].into_iter().collect::<std::collections::BTreeSet<_>>()).await.unwrap();
-    let wait = Some(std::time::Duration::from_secs(10));
-    raft.wait(wait).state(openraft::ServerState::Leader, "the only voter leads").await.unwrap();
+    let raft = start(opened, &Network::default()).await;
+    lead(&raft).await;
     for end in [20, 40, 60] {
         for index in end - 20..end {
             let openraft::EntryPayload::Normal(batch) = entry(index).payload else { unreachable!() };
@@ -242,20 +241,70 @@ async fn raft_itself_compacts_its_log_and_comes_back_with_the_same_fleet() {
         }
         raft.trigger().snapshot().await.unwrap();
         let applied = raft.metrics().borrow().last_applied.unwrap();
-        raft.wait(wait).snapshot(applied, "built").await.unwrap();
+        raft.wait(PATIENCE).snapshot(applied, "built").await.unwrap();
         raft.trigger().purge_log(applied.index).await.unwrap();
-        raft.wait(wait).purged(Some(applied), "purged").await.unwrap();
+        raft.wait(PATIENCE).purged(Some(applied), "purged").await.unwrap();
     }
     let before = fleet.borrow().clone();
     raft.shutdown().await.unwrap();
     drop(raft);
-    tokio::time::timeout(std::time::Duration::from_secs(10), status.closed()).await.unwrap();
+    tokio::time::timeout(PATIENCE.unwrap(), status.closed()).await.unwrap();
 
     let opened = open(dir.path()).await.unwrap();
     let fleet = opened.fleet.clone();
-    let raft = start(opened).await;
+    let raft = start(opened, &Network::default()).await;
     assert_eq!(*fleet.borrow(), before);
     raft.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_node_that_is_far_behind_gets_the_snapshot_in_chunks_and_then_the_log() {
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let network = Network::default();
+    let opened = create(one.path()).await;
+    let expected = opened.fleet.clone();
+    let leader = start(opened, &network).await;
+    lead(&leader).await;
+    let write = async |apps: std::ops::Range<u64>| {
+        for index in apps {
+            let request = RequestId { client: format!("client-{index}"), sequence: 1 };
+            let openraft::EntryPayload::Normal(Batch(mut commands)) = entry(index).payload else {
+                unreachable!()
+            };
+            commands[0].request = Some(request);
+            leader.client_write(Batch(commands)).await.unwrap();
+        }
+    };
+    write(0..40).await;
+    leader.trigger().snapshot().await.unwrap();
+    let applied = leader.metrics().borrow().last_applied.unwrap();
+    leader.wait(PATIENCE).snapshot(applied, "built").await.unwrap();
+    leader.trigger().purge_log(applied.index).await.unwrap();
+    leader.wait(PATIENCE).purged(Some(applied), "purged").await.unwrap();
+    assert!(file_bytes(&one.path().join("snapshots")) > 512, "several chunks of 256 bytes");
+
+    let mut newcomer = identity();
+    newcomer.node = 9.into();
+    let opened = Store::create(two.path(), &newcomer, StoreOptions::default()).await.unwrap();
+    let (fleet, status) = (opened.fleet.clone(), opened.status.clone());
+    let learner = start(opened, &network).await;
+    leader.add_learner(9.into(), openraft::BasicNode::new("here"), true).await.unwrap();
+    write(40..50).await;
+    let applied = leader.metrics().borrow().last_applied.unwrap().index;
+    learner.wait(PATIENCE).applied_index(Some(applied), "caught up").await.unwrap();
+    assert_eq!(learner.metrics().borrow().snapshot.unwrap().index, applied - 11, "not entry by entry");
+    assert_eq!(fleet.borrow().digest(), expected.borrow().digest());
+
+    learner.shutdown().await.unwrap();
+    network.peers.lock().unwrap().remove(&9.into());
+    drop(learner);
+    tokio::time::timeout(PATIENCE.unwrap(), status.closed()).await.unwrap();
+    open(two.path()).await.expect("the log begins where the snapshot ends");
+    leader.shutdown().await.unwrap();
+}
+
+fn file_bytes(dir: &std::path::Path) -> u64 {
+    dir.read_dir().unwrap().map(|item| item.unwrap().metadata().unwrap().len()).sum()
 }
 
 #[derive(Clone, Copy)]
@@ -282,21 +331,6 @@ async fn apply_members(opened: &mut Opened, names: &[&str]) {
     assert_eq!(opened.fleet.borrow().members.len(), names.len());
 }
 
-fn member(name: &str) -> Member {
-    Member {
-        name: name.to_owned(),
-        region: "eu".to_owned(),
-        zone: String::new(),
-        cluster_address: "127.0.0.1:7400".to_owned(),
-        admin_address: "127.0.0.1:7401".to_owned(),
-        labels: Default::default(),
-        port_pool: (20_000, 29_999),
-        reserved_ports: Vec::new(),
-        availability: Availability::Active,
-        binary_version: "0.1.0".to_owned(),
-    }
-}
-
 async fn snapshot_bytes(opened: &mut Opened) -> (SnapshotMeta, Vec<u8>) {
     let mut builder = opened.state_machine.get_snapshot_builder().await;
     let mut snapshot = builder.build_snapshot().await.unwrap();
@@ -306,7 +340,7 @@ async fn snapshot_bytes(opened: &mut Opened) -> (SnapshotMeta, Vec<u8>) {
     (snapshot.meta, bytes)
 }
 
-/// In chunks, through a file of the receiver, as openraft's default transport does.
+/// In chunks, through a file of the receiver.
 async fn install(from: &mut Opened, to: &mut Opened) {
     let (meta, bytes) = snapshot_bytes(from).await;
     let mut file = to.state_machine.begin_receiving_snapshot().await.unwrap();
@@ -320,11 +354,4 @@ async fn install(from: &mut Opened, to: &mut Opened) {
 async fn close_with(opened: Opened, log: flotilla_raft_store::LogStore) {
     drop(log);
     close(opened).await;
-}
-
-async fn start(opened: Opened) -> Raft {
-    let config = std::sync::Arc::new(recommended_config(Timings::faster(10)));
-    Raft::new(opened.identity.node, config, store_support::Alone, opened.log, opened.state_machine)
-        .await
-        .unwrap()
 }

@@ -132,6 +132,14 @@ struct Thread {
     mark_dirty_since: Option<Instant>,
 }
 
+/// Appends of one cycle that wait for their common sync.
+#[derive(Default)]
+struct Staged {
+    entries: Vec<(u64, Vec<u8>)>,
+    last: Option<LogId>,
+    acks: Vec<Done>,
+}
+
 #[derive(Debug, thiserror::Error)]
 enum WriteError {
     #[error("write the log: {0}")]
@@ -245,31 +253,30 @@ impl Thread {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
-        if self.mark_dirty_since.is_some() {
-            self.guard(Self::sync_mark).unwrap_or_default();
-        }
+        // After an orderly end both slots are up to date.
+        self.guard(|thread| Ok(thread.parts.mark.save_both(&thread.parts.mark_record)?)).unwrap_or_default();
     }
 
     fn cycle(&mut self, queued: impl Iterator<Item = Queued>) {
-        let mut appends = Vec::new();
-        let mut acks: Vec<Done> = Vec::new();
+        let mut staged = Staged::default();
         let mut places = Vec::new();
         for queued in queued {
             let Queued::Op { op, done, _place: place } = queued else {
                 // Reset before the state is read: whoever changes it from now on queues another one.
                 self.state.wake_queued.store(false, Ordering::Release);
-                self.append(std::mem::take(&mut appends), std::mem::take(&mut acks));
+                self.append(std::mem::take(&mut staged));
                 // In its turn: the append behind it may go on where the purge ends.
                 self.guard(Self::purge).unwrap_or_default();
                 continue;
             };
             places.push(place);
             if let Op::Append { entries, last } = op {
-                appends.push((entries, last));
-                acks.push(done);
+                staged.entries.extend(entries);
+                staged.last = Some(last);
+                staged.acks.push(done);
                 continue;
             }
-            self.append(std::mem::take(&mut appends), std::mem::take(&mut acks));
+            self.append(std::mem::take(&mut staged));
             let result = self.guard(|thread| match op {
                 Op::Append { .. } => unreachable!("staged above"),
                 Op::Truncate { since } => thread.truncate(since),
@@ -278,7 +285,7 @@ impl Thread {
             });
             acknowledge([done], &result);
         }
-        self.append(appends, acks);
+        self.append(staged);
         self.guard(Self::keep_mark).unwrap_or_default();
     }
 
@@ -291,11 +298,9 @@ impl Thread {
         })
     }
 
-    /// All appends of a cycle: one batch, one sync, one answer.
-    fn append(&mut self, appends: Vec<(Vec<(u64, Vec<u8>)>, LogId)>, acks: Vec<Done>) {
-        let Some((_, last)) = appends.last() else { return };
-        let last = *last;
-        let entries: Vec<_> = appends.into_iter().flat_map(|(entries, _)| entries).collect();
+    /// However many there are: one batch, one sync, one answer.
+    fn append(&mut self, Staged { entries, last, acks }: Staged) {
+        let Some(last) = last else { return };
         let result = self.guard(|thread| {
             thread.parts.engine.append(&entries)?;
             thread.sync_log()?;

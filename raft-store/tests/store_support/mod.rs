@@ -1,31 +1,35 @@
 //! What the tests of the store share: entries that follow from their index, and a way to run this very test
 //! binary a second time as the process that is killed.
 #![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::result_large_err, reason = "openraft's errors")]
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     io::{BufRead, BufReader},
     ops::Range,
     path::Path,
     process::{Child, ChildStdout, Command as Process, Stdio},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use flotilla_raft_store::{
-    Batch, Change, ClusterId, Command, Identity, LogStore, NodeId, OpenError, Opened, Store, StoreOptions,
-    Timestamp, Transition,
-    types::{Entry, LogId, TypeConfig, Vote},
+    Availability, Batch, Change, ClusterId, Command, Identity, LogStore, Member, NodeId, OpenError, Opened,
+    Store, StoreOptions, Timestamp, Transition,
+    types::{Entry, LogId, Raft, Snapshot, Timings, TypeConfig, Vote, recommended_config},
 };
 use flotilla_spec::AppName;
 use openraft::{
     BasicNode, CommittedLeaderId, EntryPayload, LogState, RaftLogReader, RaftSnapshotBuilder,
-    error::{InstallSnapshotError, RPCError, RaftError},
-    network::RPCOption,
-    raft::{
-        AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse,
-        VoteRequest, VoteResponse,
+    error::{
+        Fatal, Infallible, RPCError, RaftError, RemoteError, ReplicationClosed, StreamingError, Unreachable,
     },
+    network::RPCOption,
+    raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse},
     storage::{RaftLogStorage, RaftLogStorageExt, RaftStateMachine},
 };
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 pub(crate) const DIR: &str = "FLOTILLA_TEST_DIR";
 
@@ -105,6 +109,21 @@ pub(crate) async fn check_log(log: &mut LogStore, acked: Option<u64>) -> LogStat
     state
 }
 
+pub(crate) fn member(name: &str) -> Member {
+    Member {
+        name: name.to_owned(),
+        region: "eu".to_owned(),
+        zone: String::new(),
+        cluster_address: "127.0.0.1:7400".to_owned(),
+        admin_address: "127.0.0.1:7401".to_owned(),
+        labels: Default::default(),
+        port_pool: (20_000, 29_999),
+        reserved_ports: Vec::new(),
+        availability: Availability::Active,
+        binary_version: "0.1.0".to_owned(),
+    }
+}
+
 pub(crate) fn vote(term: u64) -> Vote {
     Vote::new(term, NodeId(7))
 }
@@ -147,43 +166,92 @@ pub(crate) fn copy_dir(from: &Path, to: &Path) {
     }
 }
 
-/// The network of a cluster of one.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Alone;
+/// Calls the peers of this process directly; whoever is not in the map does not answer.
+#[derive(Clone, Default)]
+pub(crate) struct Network {
+    pub(crate) peers: Arc<Mutex<BTreeMap<NodeId, Raft>>>,
+}
 
-impl openraft::RaftNetworkFactory<TypeConfig> for Alone {
-    type Network = Self;
+/// The way to one peer.
+pub(crate) struct Link {
+    network: Network,
+    target: NodeId,
+}
 
-    async fn new_client(&mut self, target: NodeId, _node: &BasicNode) -> Self {
-        panic!("a cluster of one has no peer {target}")
+type Called<T, E = Infallible> = Result<T, RPCError<NodeId, BasicNode, RaftError<NodeId, E>>>;
+
+impl Link {
+    fn peer<E: std::error::Error>(&self) -> Result<Raft, RPCError<NodeId, BasicNode, E>> {
+        let peer = self.network.peers.lock().unwrap().get(&self.target).cloned();
+        peer.ok_or_else(|| RPCError::Unreachable(Unreachable::new(&silence())))
+    }
+
+    fn answer<T, E: std::error::Error>(&self, answer: Result<T, RaftError<NodeId, E>>) -> Called<T, E> {
+        answer.map_err(|err| RPCError::RemoteError(RemoteError::new(self.target, err)))
     }
 }
 
-impl openraft::RaftNetwork<TypeConfig> for Alone {
+impl openraft::RaftNetworkFactory<TypeConfig> for Network {
+    type Network = Link;
+
+    async fn new_client(&mut self, target: NodeId, _node: &BasicNode) -> Link {
+        Link { network: self.clone(), target }
+    }
+}
+
+impl openraft::RaftNetwork<TypeConfig> for Link {
     async fn append_entries(
         &mut self,
-        _: AppendEntriesRequest<TypeConfig>,
+        rpc: AppendEntriesRequest<TypeConfig>,
         _: RPCOption,
-    ) -> Result<AppendEntriesResponse<NodeId>, RPCError<NodeId, BasicNode, RaftError<NodeId>>> {
-        unreachable!("there are no peers")
+    ) -> Called<AppendEntriesResponse<NodeId>> {
+        self.answer(self.peer()?.append_entries(rpc).await)
     }
 
-    async fn install_snapshot(
+    async fn full_snapshot(
         &mut self,
-        _: InstallSnapshotRequest<TypeConfig>,
+        vote: Vote,
+        mut snapshot: Snapshot,
+        _: impl Future<Output = ReplicationClosed> + Send + 'static,
         _: RPCOption,
-    ) -> Result<
-        InstallSnapshotResponse<NodeId>,
-        RPCError<NodeId, BasicNode, RaftError<NodeId, InstallSnapshotError>>,
-    > {
-        unreachable!("there are no peers")
+    ) -> Result<SnapshotResponse<NodeId>, StreamingError<TypeConfig, Fatal<NodeId>>> {
+        let peer = self.peer::<Infallible>().map_err(|_| Unreachable::new(&silence()))?;
+        let mut received = peer.begin_receiving_snapshot().await.unwrap();
+        let mut chunk = [0; 256];
+        loop {
+            let bytes = snapshot.snapshot.read(&mut chunk).await.unwrap();
+            if bytes == 0 {
+                break;
+            }
+            received.write_all(&chunk[..bytes]).await.unwrap();
+        }
+        let installed =
+            peer.install_full_snapshot(vote, Snapshot { meta: snapshot.meta, snapshot: received }).await;
+        Ok(installed.unwrap())
     }
 
-    async fn vote(
-        &mut self,
-        _: VoteRequest<NodeId>,
-        _: RPCOption,
-    ) -> Result<VoteResponse<NodeId>, RPCError<NodeId, BasicNode, RaftError<NodeId>>> {
-        unreachable!("there are no peers")
+    async fn vote(&mut self, rpc: VoteRequest<NodeId>, _: RPCOption) -> Called<VoteResponse<NodeId>> {
+        self.answer(self.peer()?.vote(rpc).await)
     }
+}
+
+fn silence() -> std::io::Error {
+    std::io::ErrorKind::NotConnected.into()
+}
+
+/// A node that peers reach through `network`.
+pub(crate) async fn start(opened: Opened, network: &Network) -> Raft {
+    let config = Arc::new(recommended_config(Timings::faster(10)));
+    let node = opened.identity.node;
+    let raft = Raft::new(node, config, network.clone(), opened.log, opened.state_machine).await.unwrap();
+    network.peers.lock().unwrap().insert(node, raft.clone());
+    raft
+}
+
+pub(crate) const PATIENCE: Option<Duration> = Some(Duration::from_secs(10));
+
+/// Makes `raft` the only voter and waits until it leads.
+pub(crate) async fn lead(raft: &Raft) {
+    raft.initialize(BTreeSet::from([identity().node])).await.unwrap();
+    raft.wait(PATIENCE).state(openraft::ServerState::Leader, "the only voter leads").await.unwrap();
 }

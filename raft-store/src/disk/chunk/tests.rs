@@ -56,7 +56,7 @@ proptest! {
     ) {
         let mut chunks: Vec<_> = split(9, &entry).collect();
         let byte = byte.index(chunks[0].1.len());
-        chunks[0].1[byte] ^= 1 << bit;
+        chunks[0].1[byte] ^= 1_u8 << bit;
         prop_assert!(join(chunks).is_err());
     }
 }
