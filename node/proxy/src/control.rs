@@ -19,6 +19,8 @@ use crate::{
 };
 
 mod compile;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use compile::{Compiler, Running};
 
@@ -305,15 +307,11 @@ impl State {
             effects.extend(self.settle_port(key, now, horizon));
         }
         self.forget(now);
-        let (due, later) = std::mem::take(&mut self.cuts).into_iter().partition(|cut| cut.at <= now);
-        self.cuts = later;
-        for Cut { generation, at: _ } in due {
-            if generation.pins.count() > 0 {
-                metrics::drain_forced(&generation.config.app);
-            }
+        self.cuts.retain(|cut| cut.generation.pins.count() > 0);
+        for Cut { generation, .. } in self.cuts.extract_if(.., |cut| cut.at <= now) {
+            metrics::drain_forced(&generation.config.app);
             effects.push(Effect::Cut { generation: generation.uid });
         }
-        self.cuts.retain(|cut| cut.generation.pins.count() > 0);
         effects
     }
 

@@ -83,6 +83,10 @@ pub(crate) struct LocalPins {
 }
 
 impl LocalPins {
+    pub(crate) fn new(generation: &Generation, worker: usize) -> LocalPins {
+        LocalPins { pins: Arc::clone(&generation.pins), worker, generation: generation.uid }
+    }
+
     pub(crate) fn pin(self: &Rc<Self>) -> Pin {
         self.change(1);
         Pin(Rc::clone(self))
@@ -122,16 +126,11 @@ pub(crate) struct LocalGeneration {
 impl LocalGeneration {
     pub(crate) fn new(worker: &Worker, generation: &Arc<Generation>) -> LocalGeneration {
         let pools = generation.pools.iter().map(|pool| LocalPool::new(worker, generation, pool)).collect();
-        let pins = LocalPins {
-            pins: Arc::clone(&generation.pins),
-            worker: worker.index,
-            generation: generation.uid,
-        };
         LocalGeneration {
             generation: Arc::clone(generation),
             pools,
             cells: worker.app_cells(&generation.config.app),
-            pins: Rc::new(pins),
+            pins: Rc::new(LocalPins::new(generation, worker.index)),
         }
     }
 }
@@ -191,12 +190,15 @@ pub(crate) struct Serving {
     pub(crate) closing: bool,
 }
 
+/// `None` until something serves the port for the first time.
+pub(crate) type Swap = ArcSwapOption<Serving>;
+
 /// The one place where a port and the generation it serves meet; a shift is one swap in here.
 pub(crate) struct Slot {
     pub(crate) id: u64,
     pub(crate) address: IpAddr,
     pub(crate) port: u16,
-    pub(crate) serving: Arc<ArcSwapOption<Serving>>,
+    pub(crate) serving: Arc<Swap>,
     /// Open connections of the port.
     pub(crate) gate: Arc<Gate>,
 }
@@ -204,7 +206,7 @@ pub(crate) struct Slot {
 /// One worker's end of a [`Slot`].
 pub(crate) struct LocalPort {
     pub(crate) slot: Arc<Slot>,
-    serving: RefCell<Cache<Arc<ArcSwapOption<Serving>>, Option<Arc<Serving>>>>,
+    serving: RefCell<Cache<Arc<Swap>, Option<Arc<Serving>>>>,
     current: RefCell<Option<Rc<LocalServing>>>,
 }
 

@@ -7,7 +7,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     net::SocketAddr,
-    rc::{Rc, Weak},
+    rc::Rc,
     task::{Context, Waker},
     time::Duration,
 };
@@ -21,25 +21,30 @@ use crate::{
 
 /// The endpoints of one app. Several of the same address exist while settings change.
 #[derive(Default)]
-pub(crate) struct Endpoints(HashMap<SocketAddr, Vec<Weak<LocalEndpoint>>>);
+pub(crate) struct Endpoints(HashMap<SocketAddr, Vec<Rc<LocalEndpoint>>>);
+
+/// Sweeps an endpoint that no generation names is kept for. A shift lets go of the old generation
+/// before it takes up the new one, and the connections shall outlive that.
+const UNUSED_SWEEPS_MAX: u32 = 10;
 
 impl Endpoints {
     pub(crate) fn find(&self, address: SocketAddr, settings: &Settings) -> Option<Rc<LocalEndpoint>> {
-        self.0.get(&address)?.iter().filter_map(Weak::upgrade).find(|known| known.settings == *settings)
+        self.0.get(&address)?.iter().find(|known| known.settings == *settings).cloned()
     }
 
     pub(crate) fn add(&mut self, endpoint: &Rc<LocalEndpoint>) {
-        self.0.entry(endpoint.address).or_default().push(Rc::downgrade(endpoint));
+        self.0.entry(endpoint.address).or_default().push(Rc::clone(endpoint));
     }
 
     /// Closes what has been idle for too long, and forgets endpoints nobody uses.
     pub(crate) fn sweep(&mut self, now: u64) {
         self.0.retain(|_, endpoints| {
             endpoints.retain(|endpoint| {
-                endpoint.upgrade().is_some_and(|endpoint| {
-                    endpoint.sweep(now);
-                    true
-                })
+                endpoint.sweep(now);
+                let unused =
+                    if Rc::strong_count(endpoint) > 1 { 0 } else { endpoint.unused_sweeps.get() + 1 };
+                endpoint.unused_sweeps.set(unused);
+                unused < UNUSED_SWEEPS_MAX
             });
             !endpoints.is_empty()
         });
@@ -87,6 +92,8 @@ pub(crate) struct LocalEndpoint {
     pub(crate) cells: Rc<AppCells>,
     load: Rc<TargetCells>,
     pending: Cell<u32>,
+    /// Sweeps in a row that found nobody but the table holding this.
+    unused_sweeps: Cell<u32>,
     /// Last in, first out: few connections stay busy and the rest can time out.
     idle: RefCell<Vec<Idle>>,
 }
@@ -103,7 +110,15 @@ impl LocalEndpoint {
         cells: Rc<AppCells>,
         load: Rc<TargetCells>,
     ) -> LocalEndpoint {
-        LocalEndpoint { address, settings, cells, load, pending: Cell::new(0), idle: RefCell::default() }
+        LocalEndpoint {
+            address,
+            settings,
+            cells,
+            load,
+            pending: Cell::new(0),
+            unused_sweeps: Cell::new(0),
+            idle: RefCell::default(),
+        }
     }
 
     pub(crate) fn pending(&self) -> u32 {

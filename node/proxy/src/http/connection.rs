@@ -119,6 +119,12 @@ impl Connection {
         serving
     }
 
+    /// Whether new requests should go elsewhere.
+    pub(crate) fn is_unwanted(&self) -> bool {
+        let is_closing = || self.port.choose(&self.worker).is_some_and(|serving| serving.serving.closing);
+        self.worker.is_stopping() || is_closing()
+    }
+
     /// Counts a request. True when it is the last one this connection may carry.
     pub(crate) fn next_request(&self) -> bool {
         self.requests.set(self.requests.get() + 1);

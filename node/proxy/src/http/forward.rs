@@ -166,7 +166,6 @@ pub(crate) async fn forward(
         connection.worker.limits.requests_per_connection.one();
     }
     let mut exchange = Exchange::new(Rc::clone(&connection));
-    let closing = exchange.serving.serving.closing || connection.worker.is_stopping() || is_last;
     let mut response = match answer(&mut exchange, request).await {
         Ok((parts, content)) => {
             exchange.status.set(parts.status);
@@ -175,7 +174,9 @@ pub(crate) async fn forward(
         }
         Err(refusal) => refuse(exchange, &refusal),
     };
-    if closing && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+    // Asked now and not before: it may have changed while the endpoint took its time.
+    let must_close = is_last || connection.is_unwanted();
+    if must_close && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response)

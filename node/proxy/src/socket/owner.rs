@@ -1,9 +1,6 @@
 //! Who has a port: a best effort over `/proc`, for the error message of a refused bind.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::fs;
 
 /// The process that listens on `port`, as `name (pid 1)`. `None` when it may not be seen.
 pub(super) fn of_port(port: u16) -> Option<String> {
@@ -14,11 +11,11 @@ pub(super) fn of_port(port: u16) -> Option<String> {
             listeners(&table, port).map(|inode| format!("socket:[{inode}]")).collect::<Vec<_>>()
         })
         .collect();
-    let process = fs::read_dir("/proc").ok()?.flatten().map(|entry| entry.path()).find(|process| {
-        let Ok(descriptors) = fs::read_dir(process.join("fd")) else { return false };
-        descriptors.flatten().any(|fd| fs::read_link(fd.path()).is_ok_and(|link| is_one_of(&link, &inodes)))
-    })?;
-    describe(&process)
+    let mut processes =
+        fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let pid = processes.find(|name| name.parse::<u32>().is_ok() && holds(name, &inodes))?;
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    Some(format!("{} (pid {pid})", name.trim()))
 }
 
 /// Socket inodes of the rows in state LISTEN (0A) on `port`.
@@ -33,14 +30,10 @@ fn listeners(table: &str, port: u16) -> impl Iterator<Item = &str> {
     })
 }
 
-fn is_one_of(link: &Path, inodes: &[String]) -> bool {
-    link.to_str().is_some_and(|link| inodes.iter().any(|inode| inode == link))
-}
-
-fn describe(process: &PathBuf) -> Option<String> {
-    let pid = process.file_name()?.to_str()?;
-    let name = fs::read_to_string(process.join("comm")).ok()?;
-    Some(format!("{} (pid {pid})", name.trim()))
+fn holds(pid: &str, inodes: &[String]) -> bool {
+    let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+    let mut links = descriptors.flatten().filter_map(|descriptor| fs::read_link(descriptor.path()).ok());
+    links.any(|link| inodes.iter().any(|inode| link.as_os_str() == inode.as_str()))
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use flotilla_proxy::{
     AppConfig, Proxy, ProxyConfig,
     config::{CheckConfig, CheckKind, PoolConfig, Protocol},
 };
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -37,9 +37,15 @@ pub(crate) fn proxy() -> Proxy {
     proxy_with(|_| ())
 }
 
-/// An address nobody uses. Bound for a moment, so that two tests do not get the same one.
+/// An address nobody uses. It stays bound, without listening, until the process ends, so that no other
+/// test and no outgoing connection gets it; `SO_REUSEADDR` lets the proxy under test have it.
 pub(crate) fn free() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    let holder = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    holder.bind(&SocketAddr::new(LOCALHOST, 0).into()).unwrap();
+    holder.set_reuse_address(true).unwrap();
+    let address = holder.local_addr().unwrap().as_socket().unwrap();
+    std::mem::forget(holder);
+    address
 }
 
 /// An app on a free port in front of `targets`, not checked.
@@ -214,6 +220,14 @@ pub(crate) async fn rest(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
 pub(crate) async fn assert_reset(stream: &mut TcpStream) {
     let error = rest(stream).await.expect_err("a reset, not a clean end");
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{error}");
+}
+
+/// The same for a new connection, which may be reset before `connect` has returned.
+pub(crate) async fn assert_reset_at(address: SocketAddr) {
+    match TcpStream::connect(address).await {
+        Ok(mut stream) => assert_reset(&mut stream).await,
+        Err(error) => assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{error}"),
+    }
 }
 
 /// One message head, byte for byte, without reading beyond it.

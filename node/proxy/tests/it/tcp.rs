@@ -118,7 +118,7 @@ async fn an_endpoint_that_refuses_is_passed_over_for_another() {
 #[tokio::test]
 async fn a_client_is_reset_when_no_endpoint_can_be_reached() {
     let (proxy, listen) = serving(Tcp, &[free(), free()]).await;
-    assert_reset(&mut connect(listen).await).await;
+    assert_reset_at(listen).await;
     eventually("nothing is pinned", || proxy.status()[0].pins == 0).await;
     assert_eq!(proxy.connections(), 0);
 }
@@ -181,7 +181,7 @@ async fn a_place_over_the_limits_is_refused_and_comes_back() {
         send(client, "x").await;
         receive(client, 1).await;
     }
-    assert_reset(&mut connect(listen).await).await;
+    assert_reset_at(listen).await;
     drop(one);
     eventually("the place is free", || proxy.connections() == 1).await;
     let mut three = connect(listen).await;
