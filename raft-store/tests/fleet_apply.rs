@@ -1,4 +1,5 @@
 //! What each command does to a fleet, told as short stories.
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test ends where it goes wrong")]
 
 use flotilla_raft_store::*;
 use flotilla_spec::AppName;

@@ -1,4 +1,5 @@
 //! Bytes of the log and of snapshots: what was written is what is read, by this version and the next.
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test ends where it goes wrong")]
 
 use std::{collections::BTreeMap, fmt::Write as _, path::PathBuf};
 
@@ -152,7 +153,7 @@ fn what_a_newer_version_wrote_stops_the_node() {
     let batch = Batch(vec![every_command().0.remove(4)]);
     let bytes = encode_batch(&batch);
     let at = bytes.windows(6).position(|window| window == b"\"name\"").unwrap();
-    let mut future = bytes.clone();
+    let mut future = bytes;
     future[at + 1..at + 5].copy_from_slice(b"nome");
     check(&future);
 }

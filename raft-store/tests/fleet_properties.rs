@@ -1,4 +1,5 @@
 //! What holds of every fleet, whatever commands it is fed.
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test ends where it goes wrong")]
 
 use std::collections::BTreeMap;
 

@@ -1,0 +1,150 @@
+//! What the coordinator does next. PURE: the fleet, what is observed of it and the time in; commands
+//! and the reasons for waiting out.
+//!
+//! The plan follows from the fleet alone, so a new leader goes on where the last one stopped, and a
+//! command whose fate is unknown needs no care: the next look at the fleet tells. A plan made twice is
+//! the same plan; applied twice, the second time is refused. `progress` moves rollouts, `settle` what
+//! comes after them: drains, removals, and nodes that came or go.
+
+use std::{iter::Peekable, sync::Arc, time::Duration};
+
+use flotilla_raft_store::{
+    App, Assignment, Availability, Desired, Fleet, GenerationId, NodeId, RolloutState, Timestamp, Transition,
+};
+use flotilla_spec::AppName;
+
+use super::observed::{GenerationReport, Observed, ObservedNode, Readiness};
+
+mod progress;
+mod settle;
+mod waiting;
+
+pub(crate) use waiting::{Waiting, Why};
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Plan {
+    pub(crate) commands: Vec<Transition>,
+    /// Why nothing more happens now; shown to the user.
+    pub(crate) waiting: Vec<Waiting>,
+}
+
+/// One pass over the apps and, beside it, over each node's assignments, which are in the same order.
+pub(crate) fn plan(fleet: &Fleet, observed: &Observed, now: Timestamp) -> Plan {
+    let mut plan = Plan::default();
+    let mut nodes: Vec<_> =
+        fleet.assignments.iter().map(|(node, of_node)| (*node, of_node.iter().peekable())).collect();
+    let mut assigned = Vec::new();
+    for (name, app) in &fleet.apps {
+        assigned.clear();
+        for (node, of_node) in &mut nodes {
+            take_app(name, *node, of_node, &mut assigned);
+        }
+        let view = View { fleet, observed, now, name, app, assigned: &assigned };
+        plan_app(&view, &mut plan);
+    }
+    plan
+}
+
+fn plan_app(view: &View<'_>, plan: &mut Plan) {
+    let newest = view.fleet.newest_rollout(view.name);
+    let state = newest.map(|(_, rollout)| rollout.state);
+    if let Some((generation, rollout)) = newest {
+        match rollout.state {
+            RolloutState::Progressing => progress::progress(view, generation, rollout, plan),
+            RolloutState::RollingBack => progress::go_back(view, generation, rollout, plan),
+            RolloutState::Paused
+            | RolloutState::RolledBack
+            | RolloutState::Completed
+            | RolloutState::Failed
+            | RolloutState::Superseded => {}
+        }
+    }
+    settle::retire(view, plan);
+    if !view.app.deleted {
+        settle::rearrange(view, state.is_none_or(RolloutState::is_finished), plan);
+    }
+}
+
+type OfNode<'a> = Peekable<std::collections::btree_map::Iter<'a, (AppName, GenerationId), Arc<Assignment>>>;
+
+fn take_app<'a>(name: &AppName, node: NodeId, of_node: &mut OfNode<'a>, assigned: &mut Vec<Asked<'a>>) {
+    while let Some(((_, generation), assignment)) = of_node.next_if(|((app, _), _)| app == name) {
+        assigned.push(Asked { node, generation: *generation, assignment });
+    }
+}
+
+/// One generation on one node.
+struct Asked<'a> {
+    node: NodeId,
+    generation: GenerationId,
+    assignment: &'a Assignment,
+}
+
+/// One app, and all there is to know of it.
+struct View<'a> {
+    fleet: &'a Fleet,
+    observed: &'a Observed,
+    now: Timestamp,
+    name: &'a AppName,
+    app: &'a App,
+    assigned: &'a [Asked<'a>],
+}
+
+enum Presence<'a> {
+    Live(&'a ObservedNode),
+    Down,
+    /// This leader is new; the node may not have found it yet.
+    Unknown,
+}
+
+impl<'a> View<'a> {
+    fn presence(&self, node: NodeId) -> Presence<'a> {
+        match self.observed.live(node) {
+            Some(report) => Presence::Live(report),
+            None if self.observed.may_blame() => Presence::Down,
+            None => Presence::Unknown,
+        }
+    }
+
+    /// What a live node says of a generation.
+    fn report(&self, node: NodeId, generation: GenerationId) -> Option<&'a GenerationReport> {
+        self.observed.live(node)?.generations.get(&(self.name.clone(), generation))
+    }
+
+    /// False while the last report of the node may be older than what it is asked now.
+    fn has_seen(&self, node: NodeId, asked: &Assignment) -> bool {
+        self.observed.live(node).is_some_and(|report| report.applied >= asked.index)
+    }
+
+    /// The node serves some generation of the app, and well.
+    fn serves(&self, node: NodeId) -> bool {
+        let on_node = self.assigned.iter().filter(|asked| asked.node == node);
+        let mut reports = on_node.filter_map(|asked| self.report(node, asked.generation));
+        reports.any(|report| report.readiness == Readiness::Serving && report.is_healthy())
+    }
+
+    fn is_leaving(&self, node: NodeId) -> bool {
+        self.fleet.members.get(&node).is_none_or(|member| match member.availability {
+            Availability::Active | Availability::Cordoned => false,
+            Availability::Draining | Availability::Left => true,
+        })
+    }
+
+    /// How long something has lasted since `since`, not counting the time before the node was back.
+    fn lasted(&self, since: Timestamp, node: &ObservedNode) -> Duration {
+        self.now.since(since).min(node.live_for)
+    }
+
+    fn asked(&self, desired: Desired) -> impl Iterator<Item = &Asked<'a>> {
+        self.assigned.iter().filter(move |asked| asked.assignment.desired == desired)
+    }
+
+    fn waiting(&self, generation: GenerationId, node: NodeId, why: Why) -> Waiting {
+        Waiting { app: self.name.clone(), generation, node, why }
+    }
+}
+
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod transcript;

@@ -1,0 +1,162 @@
+//! What comes after rollouts: generations that go, and nodes that come or go.
+
+use std::collections::BTreeSet;
+
+use flotilla_raft_store::{Desired, GenerationId, NodeId, Timestamp, Transition};
+use flotilla_spec::Replicas;
+
+use super::{Asked, Plan, View, Why};
+use crate::rollout::{observed::Readiness, placement};
+
+/// Drain, then Remove, then forget: each when the node has said that the one before is over.
+pub(super) fn retire(view: &View<'_>, plan: &mut Plan) {
+    for asked in view.assigned {
+        match asked.assignment.desired {
+            Desired::Prepare | Desired::Serve => {}
+            Desired::Drain => drain(view, asked, plan),
+            Desired::Remove => remove(view, asked, plan),
+        }
+    }
+}
+
+fn drain(view: &View<'_>, asked: &Asked<'_>, plan: &mut Plan) {
+    let Asked { node, generation, assignment } = *asked;
+    if !view.has_seen(node, assignment) {
+        return;
+    }
+    let left = drain_left(view, generation, assignment.since);
+    let why = match view.report(node, generation) {
+        None => None,
+        Some(report) => match report.readiness {
+            Readiness::Removed | Readiness::Rejected => None,
+            // The node waits for the successor, and cuts nobody off for that.
+            Readiness::Serving => Some(Why::StillServing),
+            Readiness::Preparing | Readiness::Ready => Some(Why::Draining { pins: report.pins, left }),
+            Readiness::Draining => {
+                let over = report.pins == 0 || left.is_zero();
+                (!over).then_some(Why::Draining { pins: report.pins, left })
+            }
+        },
+    };
+    match why {
+        Some(why) => plan.waiting.push(view.waiting(generation, node, why)),
+        None => plan.commands.push(assign(view, asked, Desired::Remove)),
+    }
+}
+
+fn drain_left(view: &View<'_>, generation: GenerationId, since: Timestamp) -> std::time::Duration {
+    let drain = view.fleet.generation(view.name, generation).map(|record| record.spec.rollout.drain);
+    drain.unwrap_or_default().saturating_sub(view.now.since(since))
+}
+
+fn remove(view: &View<'_>, asked: &Asked<'_>, plan: &mut Plan) {
+    let Asked { node, generation, assignment } = *asked;
+    if !view.has_seen(node, assignment) {
+        return;
+    }
+    let report = view.report(node, generation);
+    let why = report.and_then(|report| match report.readiness {
+        Readiness::Removed | Readiness::Rejected => None,
+        Readiness::Preparing | Readiness::Ready | Readiness::Serving | Readiness::Draining => {
+            Some(Why::Removing { pins: report.pins })
+        }
+    });
+    match why {
+        Some(why) => plan.waiting.push(view.waiting(generation, node, why)),
+        None => plan.commands.push(Transition::Forget { node, app: view.name.clone(), generation }),
+    }
+}
+
+/// Gives the app to nodes that shall have it and takes it from those that shall not. While a rollout is
+/// under way only a node that leaves is seen to: all else could undo what the rollout counts on.
+pub(super) fn rearrange(view: &View<'_>, finished: bool, plan: &mut Plan) {
+    // A new leader does not know yet who is alive.
+    if !view.observed.may_blame() {
+        return;
+    }
+    let leaving = view.assigned.iter().any(|asked| is_asked_for(asked) && view.is_leaving(asked.node));
+    let serving = view.app.serving.filter(|_| finished);
+    if !leaving && serving.is_none_or(|serving| is_settled(view, serving)) {
+        return;
+    }
+    let wanted = wanted(view, serving.unwrap_or(view.app.wanted));
+    for asked in view.assigned.iter().filter(|asked| is_asked_for(asked)) {
+        let unwanted = serving == Some(asked.generation) && !wanted.contains(&asked.node);
+        if unwanted || view.is_leaving(asked.node) {
+            give_back(view, asked, &wanted, plan);
+        }
+    }
+    if let Some(serving) = serving {
+        give(view, serving, &wanted, plan);
+    }
+}
+
+/// Cheap, because it is asked of every app every time: nothing is collected and nobody ranked.
+fn is_settled(view: &View<'_>, serving: GenerationId) -> bool {
+    let Ok(record) = view.fleet.generation(view.name, serving) else { return true };
+    let on = || view.asked(Desired::Serve).filter(|asked| asked.generation == serving);
+    let has = |node: NodeId| on().any(|asked| asked.node == node);
+    let may_have = |node: NodeId| {
+        let member = view.fleet.members.get(&node);
+        member.is_some_and(|member| placement::may_have(&record.spec.placement, member, has(node)))
+    };
+    let count = on().count();
+    let enough = match record.spec.placement.replicas {
+        Replicas::Count(wanted) => u32::try_from(count) == Ok(wanted),
+        Replicas::All => view.fleet.members.keys().filter(|node| may_have(**node)).count() == count,
+    };
+    enough && on().all(|asked| may_have(asked.node))
+}
+
+fn wanted(view: &View<'_>, generation: GenerationId) -> BTreeSet<NodeId> {
+    let Ok(record) = view.fleet.generation(view.name, generation) else { return BTreeSet::new() };
+    let current = view.assigned.iter().filter(|asked| asked.generation == generation && is_asked_for(asked));
+    let current = current.map(|asked| asked.node).collect();
+    let live =
+        view.fleet.members.keys().copied().filter(|node| view.observed.live(*node).is_some()).collect();
+    placement::place(view.fleet, &record.spec, &current, &live).into_iter().collect()
+}
+
+/// Not before another node serves; unless there is none that could.
+fn give_back(view: &View<'_>, asked: &Asked<'_>, wanted: &BTreeSet<NodeId>, plan: &mut Plan) {
+    match asked.assignment.desired {
+        Desired::Prepare => plan.commands.push(assign(view, asked, Desired::Remove)),
+        Desired::Serve if wanted.is_empty() || wanted.iter().any(|node| view.serves(*node)) => {
+            plan.commands.push(assign(view, asked, Desired::Drain));
+        }
+        Desired::Serve => plan.waiting.push(view.waiting(asked.generation, asked.node, Why::LastToServe)),
+        Desired::Drain | Desired::Remove => {}
+    }
+}
+
+fn give(view: &View<'_>, serving: GenerationId, wanted: &BTreeSet<NodeId>, plan: &mut Plan) {
+    let Ok(record) = view.fleet.generation(view.name, serving) else { return };
+    for &node in wanted {
+        let has = view.assigned.iter().find(|asked| asked.node == node && asked.generation == serving);
+        let why = match has.map(|asked| asked.assignment.desired) {
+            Some(Desired::Prepare | Desired::Serve) => continue,
+            Some(Desired::Drain | Desired::Remove) => Why::NotGone,
+            None => match view.fleet.choose_ports(node, &record.spec) {
+                Ok(_) => {
+                    let (app, generation) = (view.name.clone(), serving);
+                    plan.commands.push(Transition::Place { app, generation, node });
+                    continue;
+                }
+                Err(rejection) => Why::NoRoom { why: rejection.to_string() },
+            },
+        };
+        plan.waiting.push(view.waiting(serving, node, why));
+    }
+}
+
+fn is_asked_for(asked: &Asked<'_>) -> bool {
+    match asked.assignment.desired {
+        Desired::Prepare | Desired::Serve => true,
+        Desired::Drain | Desired::Remove => false,
+    }
+}
+
+fn assign(view: &View<'_>, asked: &Asked<'_>, desired: Desired) -> Transition {
+    let (node, generation) = (asked.node, asked.generation);
+    Transition::Assign { node, app: view.name.clone(), generation, desired }
+}

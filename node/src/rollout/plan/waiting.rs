@@ -1,0 +1,139 @@
+//! Why nothing happens now, for the person who asks `rollout status`.
+
+use std::{fmt, time::Duration};
+
+use flotilla_raft_store::{Fleet, GenerationId, NodeId};
+use flotilla_spec::AppName;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Waiting {
+    pub(super) app: AppName,
+    pub(super) generation: GenerationId,
+    pub(super) node: NodeId,
+    pub(super) why: Why,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    Down,
+    /// The leader is new.
+    NotHeard,
+    Preparing {
+        detail: String,
+    },
+    /// Another spec than the fleet's was compiled there.
+    OtherSpec,
+    /// All must be ready before the first one shifts.
+    OthersNotReady,
+    /// As many as may shift at a time do.
+    Turn,
+    /// No other node serves the app well now.
+    LastReplica,
+    /// It was ready, and is not now.
+    NotReady {
+        detail: String,
+    },
+    Shifting {
+        detail: String,
+    },
+    Baking {
+        left: Duration,
+        of: Duration,
+    },
+    /// The bake begins again when the node is well.
+    Unwell {
+        detail: String,
+    },
+    GoingBack {
+        detail: String,
+    },
+    Draining {
+        pins: u64,
+        left: Duration,
+    },
+    /// Its successor does not serve there yet.
+    StillServing,
+    Removing {
+        pins: u64,
+    },
+    /// The node gives the app back as soon as another one serves it.
+    LastToServe,
+    /// The node shall have the app again, and must have let go of it first.
+    NotGone,
+    NoRoom {
+        why: String,
+    },
+}
+
+impl Waiting {
+    pub(crate) fn app(&self) -> &AppName {
+        &self.app
+    }
+
+    pub(crate) fn display<'a>(&'a self, fleet: &'a Fleet) -> impl fmt::Display + 'a {
+        Text { waiting: self, fleet }
+    }
+}
+
+struct Text<'a> {
+    waiting: &'a Waiting,
+    fleet: &'a Fleet,
+}
+
+impl fmt::Display for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Waiting { generation, node, why, .. } = self.waiting;
+        write!(f, "node {}: ", self.fleet.node_name(*node))?;
+        match why {
+            Why::Down => write!(f, "down; it gets generation {generation} when it returns"),
+            Why::NotHeard => write!(f, "not heard of yet by the new leader"),
+            Why::Preparing { detail } => write!(f, "generation {generation} prepares{}", because(detail)),
+            Why::OtherSpec => write!(f, "generation {generation} was made from another spec"),
+            Why::OthersNotReady => {
+                write!(f, "generation {generation} ready, waiting for all nodes to be ready")
+            }
+            Why::Turn => write!(f, "generation {generation} ready, waiting for its turn"),
+            Why::LastReplica => {
+                write!(f, "generation {generation} ready, but no other node serves the app now")
+            }
+            Why::NotReady { detail } => {
+                write!(f, "generation {generation} is not ready any more{}", because(detail))
+            }
+            Why::Shifting { detail } => {
+                write!(f, "generation {generation} asked to serve{}", because(detail))
+            }
+            Why::Baking { left, of } => {
+                let (left, of) = (seconds(*left), seconds(*of));
+                write!(f, "generation {generation} ready, waiting for {left} s of {of} s bake")
+            }
+            Why::Unwell { detail } => {
+                write!(f, "generation {generation} serves, and its bake begins again{}", because(detail))
+            }
+            Why::GoingBack { detail } => {
+                write!(f, "generation {generation} asked to serve again{}", because(detail))
+            }
+            Why::Draining { pins, left } => {
+                let left = seconds(*left);
+                write!(f, "generation {generation} drains, {pins} in use, for {left} s at most")
+            }
+            Why::StillServing => {
+                write!(f, "generation {generation} serves until its successor does")
+            }
+            Why::Removing { pins } => write!(f, "generation {generation} goes, {pins} in use"),
+            Why::LastToServe => {
+                write!(f, "gives generation {generation} back once another node serves the app")
+            }
+            Why::NotGone => write!(f, "generation {generation} comes back once it is gone"),
+            Why::NoRoom { why } => write!(f, "no room for generation {generation}: {why}"),
+        }
+    }
+}
+
+fn because(detail: &str) -> String {
+    if detail.is_empty() { String::new() } else { format!(": {detail}") }
+}
+
+/// Rounded up: nothing is waited for that has 0 s left.
+pub(super) fn seconds(duration: Duration) -> u64 {
+    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
+}
