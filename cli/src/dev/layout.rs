@@ -124,7 +124,11 @@ fn check_free(address: SocketAddr, advice: &str) -> Result<(), Failure> {
     match TcpListener::bind(address) {
         Ok(_) => Ok(()),
         Err(err) if err.kind() == io::ErrorKind::AddrInUse => {
-            let owner = port_owner(address.port()).map(|owner| format!(" by {owner}")).unwrap_or_default();
+            let owner = match address {
+                SocketAddr::V4(address) => port_owner(address),
+                SocketAddr::V6(_) => None,
+            };
+            let owner = owner.map(|owner| format!(" by {owner}")).unwrap_or_default();
             Err(Failure::new(Exit::Failed, format!("{address} is in use{owner}")).code("E0500").help(advice))
         }
         Err(err) => {
