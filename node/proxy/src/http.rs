@@ -78,7 +78,9 @@ pub(crate) async fn serve(
         0 => HEADER_BYTES_MAX,
         bytes => bytes,
     };
-    let connection = Rc::new(Connection::new(worker, port, serving, peer));
+    let connection = Rc::new(Connection::new(worker, port, &serving, peer));
+    // From here on each request brings its own.
+    drop(serving);
     let io = ClientIo::new(stream, Rc::clone(&connection), header_bytes_max);
     let state = Rc::clone(&connection);
     let service = service_fn(move |request| forward::forward(Rc::clone(&state), request));
@@ -176,7 +178,7 @@ fn expire(connection: &Connection, expired: Expired) -> Option<Close> {
             Some(Close::Reset(End::Idle))
         }
         // The request is still there to answer with 504.
-        (Expired::Deadline, Phase::Upstream) => None,
+        (Expired::Deadline, Phase::Upstream | Phase::Upload) => None,
     }
 }
 
@@ -251,7 +253,7 @@ async fn tunnel(connection: &Connection, client: TcpStream, tunnel: Tunnel, read
     connection.timer.uses(pin.generation());
     let mut first = BytesMut::from(&read[..]);
     first.extend_from_slice(held);
-    let cells = Rc::clone(&connection.serving().local.cells);
+    let cells = connection.cells();
     let streams = Streams { client, upstream };
     join(&connection.worker, &connection.timer, &streams, idle, &cells, [first.freeze(), early]).await
 }

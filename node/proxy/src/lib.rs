@@ -25,6 +25,7 @@ mod shift;
 mod socket;
 mod tcp;
 pub mod upstream;
+mod watchdog;
 mod worker;
 
 pub use config::{AppConfig, ProxyConfig};

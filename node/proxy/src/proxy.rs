@@ -25,12 +25,12 @@ use crate::{
     metrics,
     socket::kernel_horizon,
     upstream::balance::Strategies,
+    watchdog::Watchdog,
     worker::{self, Command, Shared},
 };
 
-/// How often the watchdog looks, and how long a worker may go without a tick.
+/// How often the watchdog looks.
 const WATCH: Duration = Duration::from_secs(1);
-const STALL: Duration = Duration::from_secs(2);
 /// How long sessions that were cut get to disappear.
 const CUT_GRACE: Duration = Duration::from_secs(1);
 /// How often a waiting shutdown looks whether the last session has gone.
@@ -319,39 +319,17 @@ async fn control(inner: Weak<Inner>) {
         // All cancel-safe: a missed notification is stored, time goes on anyway.
         tokio::select! {
             () = strong.look.notified() => continue,
-            _ = watch.tick() => watchdog.look(&strong.shared, Instant::now()),
+            now = watch.tick() => {
+                let beats = strong.shared.heartbeats.iter().map(|beat| beat.load(Relaxed));
+                for worker in watchdog.look(beats, now) {
+                    metrics::worker_stalled();
+                    tracing::warn!(worker, "worker makes no progress");
+                }
+            }
             () = sleep => {}
         }
         if due.is_some_and(|due| due <= Instant::now()) {
             strong.settle(strong.state());
-        }
-    }
-}
-
-/// Notices workers that do not tick.
-#[derive(Default)]
-struct Watchdog(Vec<Seen>);
-
-struct Seen {
-    beat: u64,
-    since: Instant,
-    is_reported: bool,
-}
-
-impl Watchdog {
-    fn look(&mut self, shared: &Shared, now: Instant) {
-        for (worker, beat) in shared.heartbeats.iter().map(|beat| beat.load(Relaxed)).enumerate() {
-            if self.0.len() == worker {
-                self.0.push(Seen { beat, since: now, is_reported: false });
-            }
-            let seen = &mut self.0[worker];
-            if seen.beat != beat {
-                *seen = Seen { beat, since: now, is_reported: false };
-            } else if !seen.is_reported && now.duration_since(seen.since) >= STALL {
-                seen.is_reported = true;
-                metrics::worker_stalled();
-                tracing::warn!(worker, "worker makes no progress");
-            }
         }
     }
 }

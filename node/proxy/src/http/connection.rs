@@ -16,7 +16,9 @@ use tokio::net::TcpStream;
 use super::{guard::Violation, link::Link};
 use crate::{
     clock::{Expired, NEVER, Timer, millis},
+    config::Timeouts,
     generation::{LocalPort, LocalServing, Pin},
+    metrics::AppCells,
     pool::InFlight,
     tcp::Active,
     worker::Worker,
@@ -36,6 +38,8 @@ pub(crate) enum Phase {
     Head,
     /// The endpoint. The request itself watches the deadline and answers with 504.
     Upstream,
+    /// The same, and the body of the request on its way there.
+    Upload,
     /// Bytes of a body, either way, with the head of the response sent.
     Body,
 }
@@ -60,7 +64,10 @@ pub(crate) struct Connection {
     /// as well, because the client may not read before it has sent everything.
     pub(crate) upload: RefCell<Option<Link>>,
     pub(crate) tunnel: RefCell<Option<Tunnel>>,
-    serving: RefCell<Rc<LocalServing>>,
+    /// Of the app, as of the latest request. An idle connection keeps nothing else of a generation.
+    cells: RefCell<Rc<AppCells>>,
+    idle: Cell<Duration>,
+    header: Cell<Duration>,
     phase: Cell<Phase>,
     /// Each byte moves the deadline to this many milliseconds from now, not beyond `latest`.
     window: Cell<u64>,
@@ -76,7 +83,7 @@ impl Connection {
     pub(crate) fn new(
         worker: Rc<Worker>,
         port: Rc<LocalPort>,
-        serving: Rc<LocalServing>,
+        serving: &LocalServing,
         peer: SocketAddr,
     ) -> Connection {
         let connection = Connection {
@@ -86,8 +93,10 @@ impl Connection {
             peer,
             upload: RefCell::default(),
             tunnel: RefCell::default(),
-            serving: RefCell::new(serving),
-            phase: Cell::new(Phase::Head),
+            cells: RefCell::new(Rc::clone(&serving.local.cells)),
+            idle: Cell::default(),
+            header: Cell::default(),
+            phase: Cell::new(Phase::Idle),
             window: Cell::new(0),
             latest: Cell::new(NEVER),
             requests: Cell::new(0),
@@ -96,7 +105,9 @@ impl Connection {
             is_at_end: Cell::new(false),
             hurries: Cell::new(false),
         };
-        connection.enter_head();
+        connection.follow(serving);
+        // A client that connects ahead of time and says nothing gets no answer for that.
+        connection.enter(Phase::Idle, connection.header.get(), NEVER);
         connection
     }
 
@@ -104,19 +115,25 @@ impl Connection {
         self.phase.get()
     }
 
-    /// What the latest request was served with.
-    pub(crate) fn serving(&self) -> Rc<LocalServing> {
-        Rc::clone(&self.serving.borrow())
+    /// The app's counts.
+    pub(crate) fn cells(&self) -> Rc<AppCells> {
+        Rc::clone(&self.cells.borrow())
     }
 
-    /// Chooses for a new request. A port that serves nothing any more keeps what it had.
+    /// Chooses for a new request.
     pub(crate) fn choose(&self) -> Rc<LocalServing> {
-        let Some(serving) = self.port.choose(&self.worker) else { return self.serving() };
-        let mut latest = self.serving.borrow_mut();
-        if !Rc::ptr_eq(&latest, &serving) {
-            *latest = Rc::clone(&serving);
-        }
+        let serving = self.port.choose(&self.worker).expect("a port keeps what it served last");
+        self.follow(&serving);
         serving
+    }
+
+    fn follow(&self, serving: &LocalServing) {
+        let Timeouts { idle, request_header, .. } = serving.local.generation.config.timeouts;
+        self.idle.set(idle);
+        self.header.set(if request_header.is_zero() { HEADER_TIMEOUT } else { request_header });
+        if !Rc::ptr_eq(&self.cells.borrow(), &serving.local.cells) {
+            self.cells.replace(Rc::clone(&serving.local.cells));
+        }
     }
 
     /// Whether new requests should go elsewhere.
@@ -143,10 +160,7 @@ impl Connection {
     pub(crate) fn enter_idle(&self) {
         self.timer.uses(0);
         self.hurries.set(self.worker.is_stopping());
-        let idle = match self.worker.idle_while_stopping() {
-            Some(limit) => limit,
-            None => self.serving.borrow().local.generation.config.timeouts.idle,
-        };
+        let idle = self.worker.idle_while_stopping().unwrap_or(self.idle.get());
         self.enter(Phase::Idle, idle, NEVER);
     }
 
@@ -156,8 +170,7 @@ impl Connection {
     }
 
     fn enter_head(&self) {
-        let asked = self.serving.borrow().local.generation.config.timeouts.request_header;
-        let limit = if asked.is_zero() { HEADER_TIMEOUT } else { asked };
+        let limit = self.header.get();
         // No window: a head that trickles in does not get more time for each byte.
         self.enter(Phase::Head, limit, self.worker.clock.after(limit));
     }
@@ -176,18 +189,20 @@ impl Connection {
         if n == 0 {
             return;
         }
-        self.serving.borrow().local.cells.received_client.add(n as u64);
+        self.cells.borrow().received_client.add(n as u64);
         match self.phase.get() {
             Phase::Idle if is_mid_head => self.enter_head(),
-            Phase::Idle | Phase::Head => {}
-            Phase::Upstream | Phase::Body => self.extend(),
+            Phase::Idle | Phase::Head | Phase::Upstream => {}
+            Phase::Upload | Phase::Body => self.extend(),
         }
     }
 
     pub(crate) fn sent(&self, n: usize) {
-        self.serving.borrow().local.cells.sent_client.add(n as u64);
-        if self.phase.get() == Phase::Body {
-            self.extend();
+        self.cells.borrow().sent_client.add(n as u64);
+        match self.phase.get() {
+            // Idle: the last of a response is still on its way out.
+            Phase::Idle | Phase::Body => self.extend(),
+            Phase::Head | Phase::Upstream | Phase::Upload => {}
         }
     }
 
@@ -198,7 +213,7 @@ impl Connection {
 
     /// A request is being answered.
     pub(crate) fn is_busy(&self) -> bool {
-        matches!(self.phase.get(), Phase::Upstream | Phase::Body)
+        matches!(self.phase.get(), Phase::Upstream | Phase::Upload | Phase::Body)
     }
 
     pub(crate) fn violate(&self, violation: Violation) {

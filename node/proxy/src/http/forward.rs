@@ -392,9 +392,10 @@ async fn send(
     let upload_idle = if timeouts.idle.is_zero() { UPLOAD_IDLE } else { timeouts.idle.min(UPLOAD_IDLE) };
     let upload = exchange.upload.as_deref();
     let mut is_uploading = upload.is_some_and(|upload| !upload.is_finished.get());
+    let mut waits = upload.is_some_and(|upload| !upload.is_wanted());
     match upload {
-        Some(upload) if !upload.is_wanted() => exchange.enter(Phase::Upstream, EXPECT_WAIT),
-        Some(_) => exchange.enter(Phase::Upstream, upload_idle),
+        Some(_) if waits => exchange.enter(Phase::Upstream, EXPECT_WAIT),
+        Some(_) => exchange.enter(Phase::Upload, upload_idle),
         None => exchange.enter(Phase::Upstream, timeouts.response_header),
     }
     let mut response = pin!(link.send(request, keep));
@@ -412,13 +413,17 @@ async fn send(
             if is_uploading && exchange.is_upload_finished() {
                 is_uploading = false;
                 exchange.enter(Phase::Upstream, timeouts.response_header);
+            } else if waits && upload.is_some_and(Upload::is_wanted) {
+                waits = false;
+                exchange.enter(Phase::Upload, upload_idle);
             }
             let Poll::Ready(expired) = exchange.connection.poll_expired(cx) else { return Poll::Pending };
             match (expired, upload) {
                 (Expired::Cut, _) => return Poll::Ready(Err(Failure::Cut)),
-                (Expired::Deadline, Some(upload)) if !upload.is_wanted() => {
+                (Expired::Deadline, Some(upload)) if waits => {
+                    waits = false;
                     upload.want();
-                    exchange.enter(Phase::Upstream, upload_idle);
+                    exchange.enter(Phase::Upload, upload_idle);
                 }
                 (Expired::Deadline, _) if is_uploading => {
                     exchange.connection.worker.limits.body_idle.one();

@@ -5,6 +5,7 @@
 mod support;
 
 mod http;
+mod metrics;
 mod shift;
 mod smuggling;
 mod tcp;

@@ -1,0 +1,63 @@
+//! What is counted, as a scrape shows it.
+
+use flotilla_proxy::{
+    config::Protocol::{Http, Tcp},
+    metrics,
+};
+use metrics_exporter_prometheus::PrometheusBuilder;
+
+use crate::support::*;
+
+#[tokio::test]
+async fn a_scrape_shows_what_went_through_with_help_for_every_name() {
+    let exporter = PrometheusBuilder::new().install_recorder().expect("no other test installs one");
+    metrics::describe();
+    let (web, echo) = (Origin::http("hello").await, Origin::echo().await);
+    let proxy = proxy();
+    let (mut http, listen) = app(Http, &[web.address]);
+    http.app = "counted".into();
+    let (mut tcp, tcp_listen) = app(Tcp, &[echo.address]);
+    tcp.app = "counted-tcp".into();
+    serve(&proxy, &http).await;
+    serve(&proxy, &tcp).await;
+    let mut client = connect(listen).await;
+    for _ in 0..10 {
+        assert_eq!(get(&mut client, "/").await.0, 200);
+    }
+    let mut session = connect(tcp_listen).await;
+    send(&mut session, "12345").await;
+    receive(&mut session, 5).await;
+    let mut bad = connect(listen).await;
+    send(&mut bad, "GET / HTTP/1.1\r\n\r\n").await;
+    assert_eq!(status(&head(&mut bad).await.unwrap()), 400);
+
+    let port = listen.port();
+    for want in [
+        format!(
+            "flotilla_http_requests_total{{app=\"counted\",port=\"{port}\",code_class=\"2xx\",route=\"\"}} 10"
+        ),
+        format!(
+            "flotilla_http_requests_total{{app=\"counted\",port=\"{port}\",code_class=\"4xx\",route=\"\"}} 1"
+        ),
+        "flotilla_http_response_bytes_total{app=\"counted\"} 50".to_owned(),
+        "flotilla_upstream_pool_requests_total{app=\"counted\",result=\"hit\"} 9".to_owned(),
+        "flotilla_upstream_pool_requests_total{app=\"counted\",result=\"new\"} 1".to_owned(),
+        "flotilla_http_request_duration_seconds_count{app=\"counted\"} 11".to_owned(),
+        format!("flotilla_connections_active{{app=\"counted-tcp\",port=\"{}\"}} 1", tcp_listen.port()),
+        "flotilla_received_bytes_total{app=\"counted-tcp\",side=\"client\"} 5".to_owned(),
+        "flotilla_sent_bytes_total{app=\"counted-tcp\",side=\"client\"} 5".to_owned(),
+        format!("flotilla_target_load{{app=\"counted-tcp\",target=\"{}\"}} 1", echo.address),
+        "flotilla_listener_generation{app=\"counted\"} 1".to_owned(),
+    ] {
+        eventually(&want, || exporter.render().lines().any(|line| line == want)).await;
+    }
+    drop(session);
+    let gone = format!("flotilla_connections_active{{app=\"counted-tcp\",port=\"{}\"}} 0", tcp_listen.port());
+    eventually(&gone, || exporter.render().lines().any(|line| line == gone)).await;
+
+    let text = exporter.render();
+    let names = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+    for name in names.filter(|name| name.starts_with("flotilla_")) {
+        assert!(text.contains(&format!("# HELP {name} ")), "{name} has no help");
+    }
+}
