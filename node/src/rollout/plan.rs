@@ -147,4 +147,6 @@ impl<'a> View<'a> {
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod transcript;

@@ -91,7 +91,10 @@ impl Fleet {
     }
 
     /// All generations of an app, oldest first.
-    pub fn generations_of(&self, app: &AppName) -> impl Iterator<Item = (GenerationId, &Arc<Generation>)> {
+    pub fn generations_of<'a>(
+        &'a self,
+        app: &AppName,
+    ) -> impl Iterator<Item = (GenerationId, &'a Arc<Generation>)> + use<'a> {
         let range = (app.clone(), GenerationId(0))..=(app.clone(), GenerationId(u64::MAX));
         self.generations.range(range).map(|((_, generation), record)| (*generation, record))
     }

@@ -48,6 +48,8 @@ pub(super) fn progress(view: &View<'_>, generation: GenerationId, rollout: &Roll
         return forward.fail(failures, plan);
     }
     forward.shift(may_shift, &mut moves, &mut waits);
+    moves.sort_by_key(|(node, _)| *node);
+    waits.sort_by_key(|(node, _)| *node);
     if !moves.is_empty() {
         plan.commands.push(Transition::Advance { app: view.name.clone(), generation, steps: moves });
     } else if forward.is_complete() {

@@ -1,1 +1,371 @@
+//! Rollouts as stories, in `testdata/rollout/*.txt`: what happened, and below `----` what the plan made
+//! of it. Read these first; `UPDATE=1` writes what the plan says now, and the diff is to be read.
+//!
+//! ```text
+//! nodes N..                 these are members and report; the first one leads
+//! join N..                  further ones, later
+//! apply APP listen=P.. ..   settings of [app.rollout] and [app.placement] as key=value
+//! rollback APP | delete APP
+//! obey [N..]                these nodes, or all that are up, do what they are asked and report it
+//! report N APP/new READINESS [pins=N] [digest=other] [: detail]
+//!                           of the wanted generation; APP/old: of the one before it
+//! down N.. | up N..         stops reporting; reports again
+//! node N AVAILABILITY
+//! leader N                  a new leader, that has heard of nobody yet
+//! tick [TIME] [lost]        time passes, then plan and apply until nothing is left to do; or the
+//!                           commands of one plan are lost with the leader that made it
+//! asked APP                 what each node is asked; * takes the traffic
+//! events APP
+//! ```
 
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    path::PathBuf,
+    time::Duration,
+};
+
+use flotilla_raft_store::{ApplyApp, Availability, Change, GenerationId, NodeId, Reply, Step, Transition};
+use flotilla_spec::AppName;
+
+use super::{
+    plan,
+    testing::{Log, app, member, obedient, report, spec},
+};
+use crate::rollout::{
+    observed::{GenerationReport, Observed, ObservedNode, Readiness},
+    placement,
+};
+
+const SILENCE_MAX: Duration = Duration::from_millis(1500);
+/// Plans in a row that find something to do; more is a plan that goes in circles.
+const ROUNDS_MAX: usize = 20;
+
+struct Story {
+    log: Log,
+    leader_for: Duration,
+    nodes: BTreeMap<NodeId, Node>,
+}
+
+struct Node {
+    up: bool,
+    /// The leader has heard of it since it leads.
+    heard: bool,
+    live_for: Duration,
+    applied: u64,
+    generations: BTreeMap<(AppName, GenerationId), GenerationReport>,
+}
+
+impl Story {
+    fn run(&mut self, line: &str, out: &mut String) {
+        let (line, detail) = line.split_once(": ").unwrap_or((line, ""));
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words.as_slice() {
+            ["nodes", names @ ..] => {
+                self.log = Log::new();
+                self.add(NodeId(1));
+                self.join(&names[1..]);
+                self.log.take_control(NodeId(1));
+            }
+            ["join", names @ ..] => self.join(names),
+            ["apply", app, settings @ ..] => self.apply(app, settings, out),
+            ["rollback", name] => {
+                let placed = self.log.fleet.members.keys().copied().collect();
+                let change = Change::Rollback { app: app(name), to: None, if_version: None, placed };
+                self.change(change, out);
+            }
+            ["delete", name] => self.change(Change::DeleteApp { app: app(name), if_version: None }, out),
+            ["obey", names @ ..] => self.obey(names),
+            ["report", name, generation, readiness, settings @ ..] => {
+                self.report(name, generation, readiness, settings, detail);
+            }
+            ["down", names @ ..] => self.set_up(names, false),
+            ["up", names @ ..] => self.set_up(names, true),
+            ["node", name, availability] => {
+                let availability = match *availability {
+                    "active" => Availability::Active,
+                    "cordoned" => Availability::Cordoned,
+                    "draining" => Availability::Draining,
+                    "left" => Availability::Left,
+                    other => panic!("{other} is no availability"),
+                };
+                self.change(Change::SetAvailability { node: self.node(name), availability }, out);
+            }
+            ["leader", name] => {
+                self.log.take_control(self.node(name));
+                self.leader_for = Duration::ZERO;
+                self.nodes
+                    .values_mut()
+                    .for_each(|node| (node.heard, node.live_for) = (false, Duration::ZERO));
+            }
+            ["tick", rest @ ..] => self.tick(rest, out),
+            ["asked", name] => self.asked(&app(name), out),
+            ["events", name] => {
+                let name = app(name);
+                let events = self.log.fleet.events.iter().filter(|event| event.app.as_ref() == Some(&name));
+                events.for_each(|event| writeln!(out, "{}", event.message).unwrap());
+            }
+            _ => panic!("what is `{line}`?"),
+        }
+    }
+
+    fn node(&self, name: &str) -> NodeId {
+        let named = self.log.fleet.members.iter().find(|(_, member)| member.name == name);
+        *named.unwrap_or_else(|| panic!("there is no node {name}")).0
+    }
+
+    fn add(&mut self, node: NodeId) {
+        let applied = self.log.fleet.index;
+        let generations = BTreeMap::new();
+        self.nodes
+            .insert(node, Node { up: true, heard: true, live_for: Duration::ZERO, applied, generations });
+    }
+
+    fn join(&mut self, names: &[&str]) {
+        for name in names {
+            let Reply::Member { node } = self.log.apply(Change::AddMember { member: member(name) }).unwrap()
+            else {
+                panic!("a member is answered")
+            };
+            self.add(node);
+        }
+    }
+
+    fn apply(&mut self, name: &str, settings: &[&str], out: &mut String) {
+        let mut listen = "";
+        let (mut rollout, mut placement) = (Vec::new(), Vec::new());
+        for setting in settings {
+            let (key, value) = setting.split_once('=').unwrap();
+            let quoted = if value.ends_with('s') || value.ends_with('m') {
+                format!("{value:?}")
+            } else {
+                value.into()
+            };
+            match key {
+                "listen" => listen = value,
+                "replicas" => placement.push(format!("{key:?}:{quoted}")),
+                _ => rollout.push(format!("{key:?}:{quoted}")),
+            }
+        }
+        let (rollout, placement) = (rollout.join(","), placement.join(","));
+        let spec = spec(name, listen, &format!(r#","rollout":{{{rollout}}},"placement":{{{placement}}}"#));
+        let fleet = &self.log.fleet;
+        let on = |node: &NodeId| fleet.assignments_of(*node, &spec.name).next().is_some();
+        let current = fleet.members.keys().copied().filter(on).collect();
+        let live = self.nodes.iter().filter(|(_, node)| node.up).map(|(id, _)| *id).collect();
+        let placed = placement::place(fleet, &spec, &current, &live);
+        self.change(Change::ApplyApps { apps: vec![ApplyApp { spec, if_version: None, placed }] }, out);
+    }
+
+    fn change(&mut self, change: Change, out: &mut String) {
+        match self.log.apply(change) {
+            Ok(Reply::Apps { apps }) => {
+                for changed in apps {
+                    let (outcome, version) =
+                        (format!("{:?}", changed.outcome).to_lowercase(), changed.version);
+                    writeln!(out, "{outcome}: version {version}, generation {}", changed.generation).unwrap();
+                }
+            }
+            Ok(Reply::Done | Reply::Member { .. }) => {}
+            Err(rejection) => writeln!(out, "{rejection}").unwrap(),
+        }
+    }
+
+    fn obey(&mut self, names: &[&str]) {
+        let named: BTreeSet<NodeId> = names.iter().map(|name| self.node(name)).collect();
+        for (id, node) in self.nodes.iter_mut().filter(|(id, _)| named.is_empty() || named.contains(id)) {
+            if !node.up {
+                continue;
+            }
+            let asked = self.log.fleet.assignments.get(id).into_iter().flatten();
+            let reports = asked
+                .filter_map(|(key, asked)| Some((key.clone(), obedient(&self.log.fleet, *id, key, asked)?)));
+            node.generations = reports.collect();
+            node.applied = self.log.fleet.index;
+        }
+    }
+
+    fn report(&mut self, name: &str, generation: &str, readiness: &str, settings: &[&str], detail: &str) {
+        let (name_of_app, generation) = generation.split_once('/').unwrap();
+        let id = self.node(name);
+        let fleet = &self.log.fleet;
+        let wanted = fleet.apps[&app(name_of_app)].wanted;
+        let of_app = fleet.generations_of(&app(name_of_app)).map(|(generation, _)| generation);
+        let before = of_app.filter(|generation| *generation < wanted).max();
+        let generation = if generation == "new" { wanted } else { before.unwrap() };
+        let key = (app(name_of_app), generation);
+        let node = self.nodes.get_mut(&id).unwrap();
+        node.applied = fleet.index;
+        let readiness = match readiness {
+            "preparing" => Readiness::Preparing,
+            "ready" => Readiness::Ready,
+            "serving" => Readiness::Serving,
+            "draining" => Readiness::Draining,
+            "rejected" => Readiness::Rejected,
+            "gone" => return drop(node.generations.remove(&key)),
+            other => panic!("{other} is no readiness"),
+        };
+        let mut report = GenerationReport { detail: detail.to_owned(), ..report(fleet, &key, readiness) };
+        for setting in settings {
+            match setting.split_once('=') {
+                Some(("pins", pins)) => report.pins = pins.parse().unwrap(),
+                Some(("digest", _)) => report.digest = [0; 32],
+                _ => panic!("what is `{setting}`?"),
+            }
+        }
+        node.generations.insert(key, report);
+    }
+
+    fn set_up(&mut self, names: &[&str], up: bool) {
+        for name in names {
+            let id = self.node(name);
+            let node = self.nodes.get_mut(&id).unwrap();
+            (node.up, node.live_for) = (up, Duration::ZERO);
+        }
+    }
+
+    fn observed(&self) -> Observed {
+        let up = self.nodes.iter().filter(|(_, node)| node.up && node.heard);
+        let reports = up.map(|(id, node)| {
+            let age = Duration::ZERO;
+            let (live_for, applied, generations) = (node.live_for, node.applied, node.generations.clone());
+            (*id, ObservedNode { age, live_for, applied, generations })
+        });
+        Observed { reports: reports.collect(), leader_for: self.leader_for, silence_max: SILENCE_MAX }
+    }
+
+    fn tick(&mut self, rest: &[&str], out: &mut String) {
+        let lost = rest.contains(&"lost");
+        let time = rest.iter().find(|word| **word != "lost");
+        let time = time.map_or(Duration::ZERO, |time| humantime::parse_duration(time).unwrap());
+        self.log.pass(time);
+        self.leader_for += time;
+        for node in self.nodes.values_mut() {
+            node.live_for += time;
+            node.heard |= self.leader_for >= Duration::from_millis(500);
+        }
+        for _ in 0..ROUNDS_MAX {
+            let observed = self.observed();
+            let made = plan(&self.log.fleet, &observed, self.log.now);
+            assert_eq!(made, plan(&self.log.fleet, &observed, self.log.now), "the same input, another plan");
+            for command in &made.commands {
+                writeln!(out, "{}{}", if lost { "lost: " } else { "" }, self.tell(command)).unwrap();
+            }
+            if lost {
+                return;
+            }
+            if made.commands.is_empty() {
+                for waiting in &made.waiting {
+                    writeln!(out, "waiting: {}", waiting.display(&self.log.fleet)).unwrap();
+                }
+                return;
+            }
+            let term = self.log.fleet.cluster.controller.term;
+            for transition in made.commands {
+                let change = Change::Coordinate { term, transition };
+                self.log.apply(change.clone()).unwrap();
+                assert!(self.log.apply(change).is_err(), "a command did something twice");
+            }
+        }
+        panic!("the plan goes in circles");
+    }
+
+    fn tell(&self, command: &Transition) -> String {
+        let name = |node: &NodeId| self.log.fleet.node_name(*node);
+        match command {
+            Transition::Advance { generation, steps, .. } => {
+                let steps = steps.iter().map(|(node, step)| {
+                    let step = match step {
+                        Step::Preparing { .. } => "preparing".to_owned(),
+                        Step::Ready => "ready".to_owned(),
+                        Step::Shifting { .. } => "shifting".to_owned(),
+                        Step::Monitoring { .. } => "monitoring".to_owned(),
+                        Step::Done => "done".to_owned(),
+                        Step::Failed { reason } => format!("failed ({reason})"),
+                    };
+                    format!("{} {step}", name(node))
+                });
+                format!("advance {generation}: {}", steps.collect::<Vec<_>>().join(", "))
+            }
+            Transition::Complete { generation, .. } => format!("complete {generation}"),
+            Transition::RollBack { generation, reason, .. } => format!("roll back {generation}: {reason}"),
+            Transition::RolledBack { generation, .. } => format!("rolled back {generation}"),
+            Transition::Pause { generation, reason, .. } => format!("pause {generation}: {reason}"),
+            Transition::Assign { node, generation, desired, .. } => {
+                format!("assign {} {generation} {}", name(node), format!("{desired:?}").to_lowercase())
+            }
+            Transition::Forget { node, generation, .. } => format!("forget {} {generation}", name(node)),
+            Transition::Place { node, generation, .. } => format!("place {generation} on {}", name(node)),
+        }
+    }
+
+    fn asked(&self, app: &AppName, out: &mut String) {
+        let fleet = &self.log.fleet;
+        for node in fleet.members.keys() {
+            let asked = fleet.assignments_of(*node, app).map(|(generation, asked)| {
+                let traffic = if fleet.takes_traffic(*node, app) == Some(generation) { "*" } else { "" };
+                format!("{generation} {:?}{traffic}", asked.desired).to_lowercase()
+            });
+            let asked: Vec<String> = asked.collect();
+            if !asked.is_empty() {
+                writeln!(out, "{}: {}", fleet.node_name(*node), asked.join(", ")).unwrap();
+            }
+        }
+    }
+}
+
+/// Every line that is not output stays as it is; output is what the plan says now.
+fn retell(text: &str) -> String {
+    let mut story =
+        Story { log: Log::default(), leader_for: Duration::from_secs(60), nodes: BTreeMap::new() };
+    let mut told = String::new();
+    let mut out = String::new();
+    let mut is_output = false;
+    for line in text.lines().chain([""]) {
+        if line.is_empty() {
+            if !out.is_empty() {
+                write!(told, "----\n{out}").unwrap();
+                out.clear();
+            }
+            is_output = false;
+            told.push('\n');
+        } else if line == "----" {
+            is_output = true;
+        } else if !is_output {
+            writeln!(told, "{line}").unwrap();
+            if !line.starts_with('#') {
+                story.run(line, &mut out);
+            }
+        }
+    }
+    told.truncate(told.trim_end().len());
+    told.push('\n');
+    told
+}
+
+#[test]
+fn every_story_goes_as_it_is_told() {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata/rollout");
+    let mut stories = 0;
+    for entry in std::fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let told = retell(&text);
+        if std::env::var_os("UPDATE").is_some() {
+            std::fs::write(&path, &told).unwrap();
+        } else {
+            similar_text(&text, &told, &path);
+        }
+        stories += 1;
+    }
+    assert!(stories >= 10, "only {stories} stories in {}", folder.display());
+}
+
+fn similar_text(text: &str, told: &str, path: &std::path::Path) {
+    let differs = text.lines().zip(told.lines()).position(|(was, is)| was != is);
+    if text != told {
+        let at = differs.unwrap_or_else(|| text.lines().count().min(told.lines().count()));
+        let line = |of: &str| of.lines().nth(at).unwrap_or("(the end)").to_owned();
+        panic!("{}:{}: told `{}`, goes `{}`", path.display(), at + 1, line(text), line(told));
+    }
+}
