@@ -106,7 +106,7 @@ fn the_command_line_knows_nodes_only_where_it_starts_them() {
     assert!(knowing.contains("node.rs"), "it starts nodes: {knowing:?}");
     for path in &knowing {
         assert!(
-            path == "node.rs" || path == "dev.rs" || path.starts_with("dev/"),
+            matches!(path.as_str(), "node.rs" | "proxy.rs" | "dev.rs") || path.starts_with("dev/"),
             "cli/src/{path} knows flotilla_node"
         );
     }

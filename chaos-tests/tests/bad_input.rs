@@ -55,7 +55,7 @@ async fn an_invalid_spec_is_refused_with_the_place_and_the_reason() {
     for (spec, reason) in [
         (broken("listen", "lisen"), "lisen"),
         (broken("drain = \"2s\"", "drain = \"2 parsecs\""), "2 parsecs"),
-        (broken("drain = \"2s\"", "drain = 2"), "drain"),
+        (broken("drain = \"2s\"", "drain = 2"), "needs its unit"),
         (broken("listen = [9000]", "listen = [99000]"), "99000"),
         (broken("listen = [9000]", "listen = [9000, 9000]"), "9000"),
         (broken("listen = [9000]", "listen = []"), "listen"),
