@@ -37,6 +37,7 @@ mod guard;
 pub mod headers;
 mod io;
 pub(crate) mod link;
+mod refusal;
 mod replay;
 pub mod route;
 
