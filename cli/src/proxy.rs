@@ -67,7 +67,8 @@ async fn serve(args: Args, shell: &Shell) -> Result<Exit, Failure> {
         None => args.listeners.0.iter().map(Listener::app).collect::<Result<_, _>>()?,
     };
     let mut proxy = Standalone::start(args.workers)?;
-    let ports: Vec<String> = apps.iter().flat_map(|app| &app.listen).map(|listen| listen.port.to_string()).collect();
+    let ports: Vec<String> =
+        apps.iter().flat_map(|app| &app.listen).map(|listen| listen.port.to_string()).collect();
     proxy.apply(apps.clone()).await.map_err(|err| Failure::new(Exit::Failed, err.to_string()))?;
     info!(ports = ports.join(","), "serving");
     let mut applied = apps;
@@ -112,7 +113,8 @@ impl Listener {
             "listen": [{ "port": address.port(), "address": address.ip().to_string(), "protocol": protocol }],
             "targets": targets,
         });
-        let app = AppSpec::from_json(app.to_string().as_bytes()).map_err(|err| Failure::usage(err.to_string()))?;
+        let app =
+            AppSpec::from_json(app.to_string().as_bytes()).map_err(|err| Failure::usage(err.to_string()))?;
         match flotilla_spec::validate(&app).into_iter().next() {
             None => Ok(app),
             Some(violation) => Err(Failure::usage(format!("{}: {}", violation.path, violation.message))),
@@ -120,15 +122,18 @@ impl Listener {
     }
 
     fn parse(typed: &str) -> Result<Self, String> {
-        let (protocol, address) =
-            typed.split_once(':').ok_or_else(|| format!("`{typed}` is not PROTO:ADDR:PORT, as in http:0.0.0.0:80"))?;
+        let (protocol, address) = typed
+            .split_once(':')
+            .ok_or_else(|| format!("`{typed}` is not PROTO:ADDR:PORT, as in http:0.0.0.0:80"))?;
         let protocol = match protocol {
             "tcp" => "tcp",
             "http" => "http",
             "https" | "h2c" => return Err(format!("`{protocol}` is not supported yet: use http or tcp")),
             _ => return Err(format!("`{protocol}` is not a protocol: use http or tcp")),
         };
-        let address = address.parse().map_err(|_| format!("`{address}` is not ADDR:PORT, as in 127.0.0.1:80 or [::]:80"))?;
+        let address = address
+            .parse()
+            .map_err(|_| format!("`{address}` is not ADDR:PORT, as in 127.0.0.1:80 or [::]:80"))?;
         Ok(Self { protocol, address, targets: Vec::new() })
     }
 }
@@ -218,7 +223,8 @@ mod tests {
     #[test]
     fn every_target_belongs_to_the_listener_before_it() {
         assert_eq!(
-            check("--listen http:127.0.0.1:80 --to a:1 --to b:2 --and --listen tcp:[::]:90 --to c:3").unwrap(),
+            check("--listen http:127.0.0.1:80 --to a:1 --to b:2 --and --listen tcp:[::]:90 --to c:3")
+                .unwrap(),
             "http 127.0.0.1:80 -> a:1 b:2, tcp [::]:90 -> c:3"
         );
         for (typed, why) in [

@@ -86,10 +86,17 @@ impl Reports {
         latest.get(&node).is_some_and(|heard| heard.at.elapsed() <= self.silence_max)
     }
 
-    /// The last report of a node, with its age.
+    /// The last report of a node, with its age but without its generations.
     pub(crate) fn of(&self, node: NodeId) -> Option<(Duration, Report)> {
         let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        latest.get(&node).map(|heard| (heard.at.elapsed(), heard.report.clone()))
+        let heard = latest.get(&node)?;
+        Some((heard.at.elapsed(), Report { generations: None, ..heard.report }))
+    }
+
+    /// What a node last said of one generation.
+    pub(crate) fn generation(&self, node: NodeId, key: &(AppName, GenerationId)) -> Option<GenerationReport> {
+        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        latest.get(&node)?.report.generations.as_ref()?.get(key).cloned()
     }
 
     /// Plain data for the plan.
@@ -132,8 +139,8 @@ mod tests {
     }
 
     fn pins(reports: &Reports) -> Option<u64> {
-        let (_, report) = reports.of(NODE)?;
-        report.generations?.into_values().next().map(|report| report.pins)
+        let key = (AppName::parse("web").unwrap(), GenerationId(7));
+        reports.generation(NODE, &key).map(|report| report.pins)
     }
 
     #[tokio::test(start_paused = true)]

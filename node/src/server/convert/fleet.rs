@@ -257,12 +257,10 @@ pub(crate) fn description_to_pb(
     let app = fleet.apps.get(name)?;
     let wanted = fleet.generations.get(&(name.clone(), app.wanted))?;
     let nodes = fleet.assignments.iter().flat_map(|(&node, assignments)| {
-        let generations = reports.of(node).and_then(|(_, report)| report.generations).unwrap_or_default();
-        assignments
-            .iter()
-            .filter(|((app, _), _)| app == name)
-            .map(move |(key, assignment)| node_generation_to_pb(fleet, node, key.1, assignment, generations.get(key)))
-            .collect::<Vec<_>>()
+        let ours = assignments.iter().filter(|((app, _), _)| app == name);
+        ours.map(move |(key, assignment)| {
+            node_generation_to_pb(fleet, node, key.1, assignment, reports.generation(node, key))
+        })
     });
     let newest = fleet.rollouts.keys().filter(|(app, _)| app == name).map(|(_, generation)| *generation).max();
     Some(v1::AppDescription {
@@ -280,7 +278,7 @@ fn node_generation_to_pb(
     node: NodeId,
     generation: GenerationId,
     assignment: &Assignment,
-    report: Option<&GenerationReport>,
+    report: Option<GenerationReport>,
 ) -> v1::NodeGeneration {
     let targets = report.iter().flat_map(|report| &report.targets).map(|target| v1::TargetStatus {
         target: target.target.clone(),
@@ -293,12 +291,12 @@ fn node_generation_to_pb(
         node: node_name(fleet, node),
         generation: generation.0,
         desired: desired_to_text(assignment.desired).to_owned(),
-        readiness: report.map_or("unknown", |report| readiness_to_text(report.readiness)).to_owned(),
-        detail: report.map(|report| report.detail.clone()).unwrap_or_default(),
-        digest: report.map(|report| hex(&report.digest)).unwrap_or_default(),
+        readiness: report.as_ref().map_or("unknown", |report| readiness_to_text(report.readiness)).to_owned(),
+        digest: report.as_ref().map(|report| hex(&report.digest)).unwrap_or_default(),
         ports: assignment.ports.iter().copied().map(u32::from).collect(),
         targets: targets.collect(),
-        pins: report.map_or(0, |report| report.pins),
+        pins: report.as_ref().map_or(0, |report| report.pins),
+        detail: report.map(|report| report.detail).unwrap_or_default(),
     }
 }
 
@@ -381,7 +379,7 @@ fn steps_to_pb(
     reports: &Reports,
 ) -> Vec<v1::RolloutStep> {
     let steps = rollout.steps.iter().map(|(&node, step)| {
-        let report = reports.of(node).and_then(|(_, report)| report.generations?.remove(key));
+        let report = reports.generation(node, key);
         let (step, failure) = step_to_text(step);
         let detail = if failure.is_empty() { report.as_ref().map_or("", |report| &report.detail) } else { failure };
         v1::RolloutStep {
