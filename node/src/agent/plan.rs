@@ -2,7 +2,9 @@
 //! reports out.
 //!
 //! Applying a plan twice changes nothing. A node that boots with nothing running prepares and serves
-//! in one go: what served before the restart serves after it, checked or not.
+//! in one go: what served before the restart serves after it, checked or not. What takes an app's
+//! traffic is let go only when its successor has taken it: a node that was away while a rollout
+//! completed, and cannot prepare what serves elsewhere, goes on with what it has.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -64,13 +66,17 @@ pub(crate) fn plan(
     }
     for (key, phase) in running {
         let desired = assigned.get(key).map(|assignment| assignment.desired);
+        let successor = traffic(assigned, &key.0);
+        if *phase == Phase::Serving && successor.is_some() {
+            continue;
+        }
         match (desired, phase) {
             (Some(Desired::Drain), Phase::Prepared | Phase::Serving) => {
                 actions.push(Action::Drain { key: key.clone() });
             }
             (Some(Desired::Remove) | None, Phase::Prepared | Phase::Serving | Phase::Draining) => {
                 // A shift never cuts a session; an app that leaves the node does, in its own time.
-                let cut_after = traffic(assigned, &key.0).is_none().then(|| drain(key));
+                let cut_after = successor.is_none().then(|| drain(key));
                 actions.push(Action::Remove { key: key.clone(), cut_after });
             }
             (Some(Desired::Prepare | Desired::Serve), _)
@@ -233,9 +239,20 @@ mod tests {
             actions.iter().map(text).collect()
         };
         let drain = |_: &Key| Duration::from_secs(30);
-        let actions = plan(&assigned, &running, drain);
-        assert_eq!(text(&actions), expected, "assigned {assigned:?}, running {running:?}");
+        let mut told = Vec::new();
+        loop {
+            let actions = plan(&assigned, &running, drain);
+            if actions.is_empty() {
+                break;
+            }
+            told.extend(text(&actions));
+            carry_out(actions, &mut running);
+            assert!(told.len() < 9, "a plan applied is a plan done: {told:?}");
+        }
+        assert_eq!(told, expected, "assigned {assigned:?}");
+    }
 
+    fn carry_out(actions: Vec<Action>, running: &mut BTreeMap<Key, Phase>) {
         for action in actions {
             match action {
                 Action::Prepare { key } => drop(running.insert(key, Phase::Prepared)),
@@ -249,7 +266,6 @@ mod tests {
                 Action::Remove { key, .. } => drop(running.insert(key, Phase::Removing)),
             }
         }
-        assert_eq!(plan(&assigned, &running, drain), [], "a plan applied is a plan done");
     }
 
     #[test]
@@ -276,11 +292,29 @@ mod tests {
         check(&[(7, Remove), (8, Serve)], &[(8, Serving)], &[]);
         // A rollback: the old one takes over before the new one drains.
         check(&[(7, Serve), (8, Drain)], &[(7, Prepared), (8, Serving)], &["serve 7", "drain 8"]);
+        // Away while a rollout completed.
+        check(&[(7, Drain), (8, Serve)], &[(7, Serving)], &["prepare 8", "serve 8", "drain 7"]);
         // A delete drains, then cuts what is left after the app's drain time.
         check(&[(7, Drain)], &[(7, Serving)], &["drain 7"]);
         check(&[(7, Remove)], &[(7, Draining)], &["remove 7 cut 30s"]);
         // What nobody asked for goes.
         check(&[], &[(7, Serving)], &["remove 7 cut 30s"]);
+    }
+
+    /// The proxy refused to prepare 8: the rest of that plan fails, and 7 must have been left alone.
+    #[test]
+    fn what_serves_is_not_let_go_before_its_successor_serves() {
+        let asked = |generation, desired| {
+            let assignment = Assignment { desired, ports: vec![80], index: 0, since: Timestamp(0) };
+            (key("web", generation), Arc::new(assignment))
+        };
+        for old in [Desired::Drain, Desired::Remove] {
+            let assigned: Assigned = [asked(7, old), asked(8, Desired::Serve)].into();
+            let running = BTreeMap::from([(key("web", 7), Phase::Serving)]);
+            let actions = plan(&assigned, &running, |_| Duration::ZERO);
+            let key = key("web", 8);
+            assert_eq!(actions, [Action::Prepare { key: key.clone() }, Action::Serve { key }]);
+        }
     }
 
     #[test]
