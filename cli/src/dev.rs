@@ -77,6 +77,9 @@ pub(crate) struct Args {
     /// gRPC port of the nodes; health and metrics are one above
     #[arg(long, value_name = "PORT", default_value_t = 7400, value_parser = clap::value_parser!(u16).range(1..65000))]
     api_port: u16,
+    /// Behave as where 127.0.0.1 is the only address: all nodes share it
+    #[arg(long, hide = true)]
+    one_address: bool,
 }
 
 pub(crate) fn run(args: Args, shell: &Shell) -> Result<Exit, Failure> {
@@ -88,7 +91,8 @@ async fn start(args: Args, shell: &Shell) -> Result<Exit, Failure> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let home = Home::open(args.data_dir.as_deref())?;
-    let layout = Layout::new(args.nodes, args.api_port, layout::has_many_addresses(args.nodes));
+    let layout =
+        Layout::new(args.nodes, args.api_port, !args.one_address && layout::has_many_addresses(args.nodes));
     let demo_port = (!args.no_demo && args.app.is_none()).then_some(args.port);
     layout.check_free(demo_port)?;
     let mut children = Children::start(&layout, home.path())?;

@@ -35,7 +35,7 @@ struct Dev {
 
 impl Dev {
     fn start(args: &[&str]) -> Self {
-        Self::start_at(free_port(2), args)
+        Self::start_at(free_port(12), args)
     }
 
     fn start_at(api_port: u16, args: &[&str]) -> Self {
@@ -76,7 +76,7 @@ impl Dev {
     }
 
     fn ask(&self, args: &[&str]) -> (Option<i32>, String) {
-        let output = flotilla(args).args(["--addr", &self.api]).output().unwrap();
+        let output = flotilla(args).env("FLOTILLA_ADDR", &self.api).output().unwrap();
         (output.status.code(), String::from_utf8(output.stdout).unwrap())
     }
 
@@ -173,12 +173,29 @@ fn a_leader_that_is_killed_comes_back_and_the_others_serve_meanwhile() {
     for (address, _) in dev.addresses().iter().zip(&pids).filter(|(_, pid)| **pid != killed) {
         assert!(get(*address).is_some(), "{address}");
     }
+    let others_lead = || {
+        let addresses = ["127.0.0.2", "127.0.0.3"].map(|ip| dev.api.replace("127.0.0.1", ip)).join(",");
+        let (code, status) = dev.ask(&["cluster", "status", "--addr", &addresses]);
+        code == Some(0) && !status.contains("(term 1)")
+    };
+    assert_eventually("another node leads", others_lead);
     assert_eventually("every node serves again", || {
         dev.addresses().iter().all(|address| get(*address).is_some())
     });
     assert_eventually("every voter is heard again", || {
         dev.ask(&["cluster", "status"]).1.contains("3/3 voters")
     });
+}
+
+#[test]
+fn nodes_that_share_an_address_have_ports_of_their_own() {
+    let dev = Dev::start(&["--one-address", "--nodes", "2"]);
+    let addresses = dev.addresses();
+    assert_eq!(addresses.len(), 2);
+    for address in &addresses {
+        assert!(address.ip().is_loopback() && get(*address).unwrap().starts_with("target-"), "{address}");
+    }
+    assert_ne!(addresses[0].port(), addresses[1].port());
 }
 
 #[test]
@@ -197,7 +214,7 @@ fn a_fleet_that_is_kept_goes_on_where_it_was() {
     let cluster = |dev: &Dev| -> Value {
         serde_json::from_str::<Value>(&dev.ask(&["cluster", "status", "-o", "json"]).1).unwrap()["id"].clone()
     };
-    let api_port = free_port(2);
+    let api_port = free_port(12);
     let first = {
         let mut dev = Dev::start_at(api_port, &["--data-dir", dir, "--nodes", "1"]);
         let id = cluster(&dev);

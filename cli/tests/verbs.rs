@@ -325,18 +325,33 @@ async fn a_plan_with_changes_is_exit_10_when_a_script_asks() {
 }
 
 #[tokio::test]
-async fn a_cluster_without_a_leader_is_shown_and_exit_4() {
-    let status = ClusterStatusReply {
+async fn a_cluster_whose_leader_does_not_answer_is_shown_and_exit_4() {
+    let status = |leader: u64, answered_by: &str| ClusterStatusReply {
         name: "fra".to_owned(),
-        health: "no quorum".to_owned(),
+        leader,
+        leader_name: if leader == 0 { String::new() } else { format!("n{leader}") },
+        term: 7,
         voters: 3,
-        answered_by: "n1".to_owned(),
+        voters_live: 3,
+        tolerates: 1,
+        commit: 9,
+        health: "healthy".to_owned(),
+        answered_by: answered_by.to_owned(),
         ..ClusterStatusReply::default()
     };
-    let fleet = FakeFleet::start(Says { status: queue([Ok(status)]), ..Says::default() }).await;
-    let ran = run(&[&fleet], &["cluster", "status"]).await;
-    assert_eq!(ran.code, Some(4), "{}", ran.stderr);
-    assert!(ran.stdout.starts_with("fra   no quorum   3 voters   no leader (term 0)"), "{}", ran.stdout);
+    for (status, code, head) in [
+        (
+            status(1, "n1"),
+            0,
+            "fra   healthy   3/3 voters   leader n1 (term 7)   commit 9   tolerates 1 more failure",
+        ),
+        (status(2, "n1"), 4, "fra   leader n2 does not answer n1 (term 7)   3 voters   commit 9"),
+        (status(0, "n1"), 4, "fra   n1 knows no leader (term 7)   3 voters   commit 9"),
+    ] {
+        let fleet = FakeFleet::start(Says { status: queue([Ok(status)]), ..Says::default() }).await;
+        let ran = run(&[&fleet], &["cluster", "status"]).await;
+        assert_eq!((ran.code, ran.stdout.lines().next()), (Some(code), Some(head)), "{}", ran.stderr);
+    }
 }
 
 #[tokio::test]

@@ -21,7 +21,8 @@ const POLL: Duration = Duration::from_millis(300);
 
 /// Take an app and its ports from the fleet
 ///
-/// Sessions may finish until the drain deadline of the app.
+/// Sessions may finish until the drain deadline of the app. Ports close about a minute after they
+/// have fallen quiet, so that no connection that is on its way meets a closed one.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   flotilla app delete web

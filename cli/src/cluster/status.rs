@@ -20,7 +20,7 @@ use crate::{
   flotilla cluster status --watch
   flotilla cluster status -o json | jq -r .leader
 
-Exits with 4 when the cluster has no leader.")]
+Exits with 4 when no leader answers.")]
 pub(crate) struct Args {
     /// Go on showing changes
     #[arg(short, long)]
@@ -42,7 +42,7 @@ pub(crate) async fn run(args: Args, shell: &Shell) -> Result<Exit, Failure> {
     }
     let reply = ask().await?;
     answer(&reply).print(&shell.output)?;
-    Ok(if reply.leader == 0 { Exit::NoLeader } else { Exit::Done })
+    Ok(if leads(&reply) { Exit::Done } else { Exit::NoLeader })
 }
 
 fn render(reply: &ClusterStatusReply, output: &Output) -> String {
@@ -54,35 +54,36 @@ fn render(reply: &ClusterStatusReply, output: &Output) -> String {
 }
 
 fn head(reply: &ClusterStatusReply, style: Style) -> String {
+    let name = style.bold(&reply.name);
+    let (term, commit) = (reply.term, reply.commit);
+    let answered_by = &reply.answered_by;
+    if !leads(reply) {
+        // Nodes report to the leader alone; this one cannot tell who is up.
+        let leader = match reply.leader {
+            0 => style.red(&format!("{answered_by} knows no leader")),
+            _ => style.red(&format!("leader {} does not answer {answered_by}", reply.leader_name)),
+        };
+        return format!("{name}   {leader} (term {term})   {} voters   commit {commit}", reply.voters);
+    }
     let health = match reply.health.as_str() {
         "healthy" => style.green("healthy"),
         "degraded" => style.yellow("degraded"),
         other => style.red(other),
     };
-    let leader = match reply.leader {
-        0 => style.red("no leader"),
-        _ => format!("leader {}", reply.leader_name),
-    };
     let tolerates = match reply.tolerates {
-        _ if reply.answered_by != reply.leader_name => {
-            format!("seen by {}, which does not lead", reply.answered_by)
-        }
         0 => style.yellow("tolerates no failure"),
         1 => "tolerates 1 more failure".to_owned(),
         more => format!("tolerates {more} more failures"),
     };
-    // Only the leader is reported to; another node cannot tell who is up.
-    let voters = if reply.answered_by == reply.leader_name {
-        format!("{}/{} voters", reply.voters_live, reply.voters)
-    } else {
-        format!("{} voters", reply.voters)
-    };
     format!(
-        "{}   {health}   {voters}   {leader} (term {})   commit {}   {tolerates}",
-        style.bold(&reply.name),
-        reply.term,
-        reply.commit
+        "{name}   {health}   {}/{} voters   leader {answered_by} (term {term})   commit {commit}   {tolerates}",
+        reply.voters_live, reply.voters,
     )
+}
+
+/// Whether the node that answered leads. One that does not has asked the leader and got no answer.
+fn leads(reply: &ClusterStatusReply) -> bool {
+    reply.leader != 0 && reply.answered_by == reply.leader_name
 }
 
 fn row(node: &Node, commit: u64) -> Vec<table::Field> {

@@ -70,6 +70,8 @@ impl Banner<'_> {
             tries.push((apply, "watch a rollout move traffic"));
         }
         tries.push((format!("{program} cluster status"), "who leads, who follows"));
+        let all = self.layout.addresses().join(",");
+        tries.push((format!("export FLOTILLA_ADDR={all}"), "ask whichever node answers"));
         if let Some(pid) = self.leader_pid() {
             tries.push((format!("kill -9 {pid}"), "lose the leader, keep the traffic"));
         }

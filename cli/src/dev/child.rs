@@ -24,8 +24,9 @@ use super::{
 };
 use crate::{args::Shell, exit::Failure};
 
-/// Long enough to see the fleet carry on without the node.
-const RESTART_PAUSE: Duration = Duration::from_secs(1);
+/// Long enough to see the fleet carry on without the node. With less, a leader that is killed is
+/// back before the others have elected another.
+const RESTART_PAUSE: Duration = Duration::from_secs(3);
 /// A node drains for two seconds (`layout.rs`) and then closes its store.
 const STOP_TIMEOUT: Duration = Duration::from_secs(6);
 /// Of a log, when its node did not come up.
@@ -78,9 +79,10 @@ impl Children {
             let node = &mut self.nodes[index];
             match event {
                 Event::Ended(status) => {
-                    shell
-                        .output
-                        .note(format!("! {} ended ({status}); it is started again in 1 s", node.name));
+                    shell.output.note(format!(
+                        "! {} ended ({status}); it is started again in {RESTART_PAUSE:?}",
+                        node.name
+                    ));
                     node.process = Process::Ended { restart: Instant::now() + RESTART_PAUSE };
                 }
                 Event::RestartDue => {

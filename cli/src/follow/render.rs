@@ -46,7 +46,7 @@ pub(crate) fn body(rollout: &Rollout, style: Style) -> String {
         lines.push(line.trim_end().to_owned());
         lines.extend(step.warnings.iter().map(|warning| format!("    {} {warning}", style.yellow("!"))));
     }
-    if !rollout.reason.is_empty() {
+    if reason_adds(rollout) {
         lines.push(format!("  {} {}", style.red("reason"), rollout.reason));
     }
     lines.extend(rollout.waiting.iter().map(|why| format!("  {} {why}", style.dim("waiting"))));
@@ -94,16 +94,13 @@ pub(crate) fn verdict(rollout: &Rollout, elapsed: Duration, style: Style) -> Str
             lines.push(format!("{} {app} {version} was superseded by a later change", style.yellow("!")));
         }
     }
-    if ending(rollout) != Ending::Serves && !rollout.reason.is_empty() {
+    if ending(rollout) != Ending::Serves && reason_adds(rollout) {
         lines.push(format!("  {}", rollout.reason));
     }
-    for step in &rollout.steps {
-        if step.step == "failed" && !rollout.reason.contains(&step.detail) {
-            lines.push(format!("  {}: {}", step.node, step.detail));
-        }
-        lines.extend(
-            step.warnings.iter().map(|warning| format!("{} {}: {warning}", style.yellow("!"), step.node)),
-        );
+    lines.extend(failures(rollout).into_iter().map(|(why, nodes)| format!("  {}: {why}", nodes.join(" "))));
+    for step in rollout.steps.iter().filter(|step| step.step != "failed") {
+        let warning = |warning| format!("{} {}: {warning}", style.yellow("!"), step.node);
+        lines.extend(step.warnings.iter().map(warning));
     }
     if ending(rollout) == Ending::Serves {
         lines.extend(laggards(rollout).map(|node| {
@@ -125,9 +122,11 @@ pub(crate) fn changes(before: Option<&Rollout>, now: &Rollout, time: &str) -> Ve
     let mut lines = Vec::new();
     for step in &now.steps {
         let known = before.and_then(|before| before.steps.iter().find(|known| known.node == step.node));
+        // What becomes of a generation that failed on a node is no news.
+        let readiness = |step: &RolloutStep| (step.step != "failed").then(|| step.readiness.clone());
         let same = known.is_some_and(|known| {
-            (&known.step, &known.readiness, known.live, still(&known.detail))
-                == (&step.step, &step.readiness, step.live, still(&step.detail))
+            (&known.step, readiness(known), known.live, still(&known.detail))
+                == (&step.step, readiness(step), step.live, still(&step.detail))
         });
         if !same {
             let mut rest =
@@ -158,6 +157,24 @@ pub(crate) fn changes(before: Option<&Rollout>, now: &Rollout, time: &str) -> Ve
         lines.push(line(rest));
     }
     lines
+}
+
+/// Why nodes failed; those that failed alike together.
+fn failures(rollout: &Rollout) -> Vec<(&str, Vec<&str>)> {
+    let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
+    let failed = rollout.steps.iter().filter(|step| step.step == "failed" && !step.detail.is_empty());
+    for step in failed {
+        match groups.iter_mut().find(|(why, _)| *why == step.detail) {
+            Some((_, nodes)) => nodes.push(&step.node),
+            None => groups.push((&step.detail, vec![&step.node])),
+        }
+    }
+    groups
+}
+
+/// The reason says more than the steps that failed say themselves.
+fn reason_adds(rollout: &Rollout) -> bool {
+    !rollout.reason.is_empty() && !failures(rollout).iter().any(|(why, _)| rollout.reason.contains(why))
 }
 
 /// Placed nodes that are down: a rollout completes without them.
@@ -294,16 +311,17 @@ mod tests {
   see  flotilla app describe web      flotilla app history web",
         );
 
+        let taken = |node| step(node, "failed", "rejected", "port 8080 is taken");
         let failed = Rollout {
             from_version: 0,
             to_version: 1,
-            reason: "n1: port 8080 is taken".to_owned(),
-            ..rollout("failed", vec![step("n1", "failed", "rejected", "port 8080 is taken")])
+            reason: "node n1: port 8080 is taken; node n2: port 8080 is taken".to_owned(),
+            ..rollout("failed", vec![taken("n1"), taken("n2")])
         };
         check(
             &failed,
             "✗ web 1 failed after 0:38; nothing served before
-  n1: port 8080 is taken
+  n1 n2: port 8080 is taken
   see  flotilla app describe web      flotilla app history web",
         );
 
