@@ -1,6 +1,6 @@
 //! `flotilla app …`: what the fleet carries.
 
-mod apply;
+pub(crate) mod apply;
 mod delete;
 mod describe;
 mod get;

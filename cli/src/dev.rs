@@ -7,6 +7,7 @@
 mod banner;
 mod child;
 mod demo;
+mod form;
 mod layout;
 mod orphan;
 mod port_owner;
@@ -16,34 +17,26 @@ use std::{
     time::Duration,
 };
 
-use flotilla_api::v1::{
-    AppChange, ApplyAppsRequest, ClusterStatusReply, ClusterStatusRequest, InitRequest, JoinRequest,
-};
+use flotilla_spec::AppSpec;
 use tempfile::TempDir;
 use tokio::{
     signal::unix::{SignalKind, signal},
-    time::{Instant, sleep},
+    time::Instant,
 };
 
-use self::{
-    banner::{Banner, Demo},
-    child::Children,
-    demo::Targets,
-    layout::{Layout, NodeLayout},
-};
+use self::{banner::Banner, child::Children, demo::Targets, form::form, layout::Layout};
 use crate::{
+    app::apply::apply,
     args::Shell,
-    client::{Client, cluster, fleet},
+    client::Client,
     exit::{Exit, Failure},
-    follow::{self, Followed},
     spec_file,
 };
 
 /// All nodes must be up and agree within this.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// Between two looks at something that comes up in milliseconds.
 const POLL: Duration = Duration::from_millis(20);
-/// The code of a cluster that exists already: the data directory was kept.
-const HAS_CLUSTER: &str = "E0501";
 /// A node did not come up, and its log says why.
 const NOT_UP: &str = "E0508";
 const NODES_MAX: u8 = 9;
@@ -90,6 +83,7 @@ async fn start(args: Args, shell: &Shell) -> Result<Exit, Failure> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
+    let own = args.app.as_ref().map(|file| spec_file::read(file, &shell.output)).transpose()?;
     let home = Home::open(args.data_dir.as_deref())?;
     let layout =
         Layout::new(args.nodes, args.api_port, !args.one_address && layout::has_many_addresses(args.nodes));
@@ -99,7 +93,7 @@ async fn start(args: Args, shell: &Shell) -> Result<Exit, Failure> {
 
     // Cancel-safe: what is dropped here is only the asking; the children are stopped below.
     let outcome = tokio::select! {
-        served = serve(&args, shell, &layout, &home, &mut children) => served,
+        served = serve(&args, own, shell, &layout, &home, &mut children) => served,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
         _ = hangup.recv() => Ok(()),
@@ -115,6 +109,7 @@ async fn start(args: Args, shell: &Shell) -> Result<Exit, Failure> {
 /// Brings the fleet up, tells about it, and watches over it. Returns only with a failure.
 async fn serve(
     args: &Args,
+    own: Option<Vec<AppSpec>>,
     shell: &Shell,
     layout: &Layout,
     home: &Home,
@@ -128,117 +123,29 @@ async fn serve(
     };
     let formed_in = started.elapsed();
 
-    let started = Instant::now();
+    let mut client = Client::new(&layout.addresses());
     let targets = Targets::start().await?;
-    let addresses = layout.addresses();
-    let client = Client::new(&addresses);
-    let demo = if let Some(file) = &args.app {
-        apply(&client, std::slice::from_ref(&spec_file::read(file, &shell.output)?)).await?;
-        None
-    } else if args.no_demo {
-        None
-    } else {
-        let port = layout.demo_port(args.port);
-        let spec = demo::spec(port, targets.addresses());
-        apply(&client, &[vec![flotilla_spec_of(&spec)?]]).await?;
-        let urls = demo::serving_urls(&client, layout, START_TIMEOUT).await?;
-        let next = home.path().join("hello-v2.toml");
-        tokio::fs::write(&next, demo::next_spec(port, targets.addresses())).await?;
-        Some(Demo { urls, targets: targets.addresses().len(), next, took: started.elapsed() })
+    let demo = match (&own, args.no_demo) {
+        (None, false) => Some(demo::start(&client, layout, &targets, args.port, home.path()).await?),
+        (Some(_), _) | (None, true) => None,
     };
     let banner =
         Banner { layout, status: &status, pids: children.pids(), formed_in, demo, kept: home.kept() };
     shell.output.emit("Dev", || banner.json(), |style| banner.render(style))?;
-    children.keep_alive(shell).await
-}
 
-/// Makes the nodes one cluster, or waits until they are again what they were before.
-async fn form(layout: &Layout) -> Result<ClusterStatusReply, Failure> {
-    let deadline = Instant::now() + START_TIMEOUT;
-    let [first, others @ ..] = layout.nodes.as_slice() else { unreachable!("there is at least one node") };
-    enter(first, deadline, async |client: &Client| {
-        let request = InitRequest { name: "dev".to_owned() };
-        client
-            .once(START_TIMEOUT, async |channel| cluster(channel).init(request.clone()).await)
-            .await
-            .map(drop)
-    })
-    .await?;
-    for node in others {
-        enter(node, deadline, async |client: &Client| {
-            let request = JoinRequest { addresses: vec![first.cluster.to_string()] };
-            client
-                .once(START_TIMEOUT, async |channel| cluster(channel).join(request.clone()).await)
-                .await
-                .map(drop)
-        })
-        .await?;
-    }
-
-    let client = Client::new(&layout.addresses());
-    loop {
-        let asked =
-            client.read(async |channel| fleet(channel).cluster_status(ClusterStatusRequest {}).await).await;
-        match asked {
-            Ok(status) if is_complete(&status, layout.nodes.len()) => return Ok(status),
-            _ if Instant::now() > deadline => return Err(not_up("the nodes did not form a cluster in time")),
-            _ => sleep(POLL).await,
+    // An app that does not come to serve is no reason to take the fleet away from its user.
+    let apply_own = async {
+        if let Some(specs) = own
+            && let Err(failure) = apply(shell, &mut client, &specs).await
+        {
+            shell.output.error(&failure);
         }
+        std::future::pending().await
+    };
+    tokio::select! {
+        failed = children.keep_alive(shell) => failed,
+        never = apply_own => never,
     }
-}
-
-/// Asks one node to become a member, as soon as it answers. One that is a member already is fine.
-async fn enter(
-    node: &NodeLayout,
-    deadline: Instant,
-    ask: impl AsyncFn(&Client) -> Result<(), Failure>,
-) -> Result<(), Failure> {
-    loop {
-        let failure = match ask(&Client::new(&[node.cluster.to_string()])).await {
-            Ok(()) => return Ok(()),
-            Err(failure) if failure.code.as_deref() == Some(HAS_CLUSTER) => return Ok(()),
-            Err(failure) => failure,
-        };
-        let starting = matches!(failure.exit, Exit::Unreachable | Exit::NoLeader);
-        if !starting {
-            return Err(failure);
-        }
-        if Instant::now() > deadline {
-            return Err(not_up(&format!("{} did not come up in time: {}", node.name, failure.message)));
-        }
-        sleep(POLL).await;
-    }
-}
-
-/// A leader, and every node with a voice that is heard. Five voters are the most a cluster has.
-fn is_complete(status: &ClusterStatusReply, nodes: usize) -> bool {
-    let ready = status.nodes.iter().filter(|node| node.state == "ready").count();
-    status.leader != 0 && ready >= nodes && status.voters_live == status.voters
-}
-
-/// Applies each list of specs and waits until all of them serve.
-async fn apply(client: &Client, files: &[Vec<flotilla_spec::AppSpec>]) -> Result<(), Failure> {
-    let specs = files.iter().flatten();
-    let apps = specs.map(|spec| AppChange { spec: spec.to_json(), if_version: None }).collect();
-    let request = ApplyAppsRequest { request: Some(client.request_id()), apps };
-    let reply =
-        client.write(START_TIMEOUT, async |channel| fleet(channel).apply_apps(request.clone()).await).await?;
-    let deadline = Instant::now() + START_TIMEOUT;
-    for app in reply.apps {
-        let followed = Followed { app: app.app, generation: app.generation };
-        let rollout = follow::finished(client, &followed, deadline).await?;
-        if rollout.state != "completed" {
-            let message = format!("app `{}` does not serve: {}", rollout.app, rollout.reason);
-            return Err(Failure::new(Exit::Failed, message));
-        }
-    }
-    Ok(())
-}
-
-fn flotilla_spec_of(toml: &str) -> Result<flotilla_spec::AppSpec, Failure> {
-    let specs = flotilla_spec::parse(toml, flotilla_spec::Format::Toml);
-    let spec = specs.ok().and_then(|specs| specs.into_iter().next());
-    spec.ok_or_else(|| Failure::new(Exit::Failed, "the demo app is not a valid spec"))
 }
 
 fn not_up(message: &str) -> Failure {

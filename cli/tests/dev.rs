@@ -188,6 +188,22 @@ fn a_leader_that_is_killed_comes_back_and_the_others_serve_meanwhile() {
 }
 
 #[test]
+fn an_app_of_the_users_own_takes_the_place_of_the_demo_and_may_fail_without_the_fleet() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("own.toml");
+    let own = "[[app]]\nname = \"own\"\nlisten = [0]\ntargets = [\"127.0.0.1:1\"]\n";
+    fs::write(&file, format!("{own}[app.rollout]\nhealthy_deadline = \"1s\"\n")).unwrap();
+    let dev = Dev::start(&["--nodes", "1", "--app", file.to_str().unwrap()]);
+    assert_eq!(dev.banner["demo"], Value::Null);
+    assert_eventually("it failed", || dev.ask(&["app", "list", "--no-headers"]).1.contains("failed"));
+    assert_eq!(dev.ask(&["cluster", "status"]).0, Some(0));
+
+    fs::write(&file, "[[app]]").unwrap();
+    let refused = flotilla(&["dev", "--app", file.to_str().unwrap()]).output().unwrap();
+    assert_eq!((refused.status.code(), refused.stdout.len()), (Some(2), 0));
+}
+
+#[test]
 fn nodes_that_share_an_address_have_ports_of_their_own() {
     let dev = Dev::start(&["--one-address", "--nodes", "2"]);
     let addresses = dev.addresses();

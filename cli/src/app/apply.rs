@@ -1,7 +1,8 @@
 //! `flotilla app apply`: creates and changes apps, and waits until they serve.
 
 use flotilla_api::v1::{
-    AppChange, AppChanged, ApplyAppsRequest, Rollout, WatchRolloutRequest, app_changed::Outcome,
+    AppChange, AppChanged, ApplyAppsReply, ApplyAppsRequest, Rollout, WatchRolloutRequest,
+    app_changed::Outcome,
 };
 use flotilla_spec::AppSpec;
 use serde_json::{Value, json};
@@ -50,22 +51,35 @@ pub(crate) async fn run(args: Args, shell: &Shell) -> Result<Exit, Failure> {
         return Ok(Exit::Done);
     }
 
-    let request = ApplyAppsRequest { request: Some(client.request_id()), apps: changes };
-    let reply = client
-        .write(shell.answer_within(), async |channel| fleet(channel).apply_apps(request.clone()).await)
-        .await?;
+    let reply = send(shell, &client, changes).await?;
     if args.no_wait {
         return accepted(shell, &reply.apps);
     }
+    wait(shell, &mut client, &reply.apps).await
+}
 
-    let (serving, moving) = split(&client, &reply.apps).await;
+/// Applies specs to the fleet of `client` and waits until they serve, as the verb does.
+pub(crate) async fn apply(shell: &Shell, client: &mut Client, specs: &[AppSpec]) -> Result<Exit, Failure> {
+    let reply = send(shell, client, changes(specs, None)?).await?;
+    wait(shell, client, &reply.apps).await
+}
+
+async fn send(shell: &Shell, client: &Client, apps: Vec<AppChange>) -> Result<ApplyAppsReply, Failure> {
+    let request = ApplyAppsRequest { request: Some(client.request_id()), apps };
+    client
+        .write(shell.answer_within(), async |channel| fleet(channel).apply_apps(request.clone()).await)
+        .await
+}
+
+async fn wait(shell: &Shell, client: &mut Client, apps: &[AppChanged]) -> Result<Exit, Failure> {
+    let (serving, moving) = split(client, apps).await;
     for app in &serving {
         shell.output.note(format!("= {} is unchanged and serves (version {})", app.app, app.version));
     }
     let followed =
         moving.iter().map(|app| Followed { app: app.app.clone(), generation: app.generation }).collect();
-    let followings = follow(shell, &mut client, followed).await?;
-    shell.output.json("AppsApplied", || applied(&reply.apps, &followings.rollouts))?;
+    let followings = follow(shell, client, followed).await?;
+    shell.output.json("AppsApplied", || applied(apps, &followings.rollouts))?;
     Ok(followings.exit)
 }
 

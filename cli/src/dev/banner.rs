@@ -10,7 +10,10 @@ use std::{
 use flotilla_api::v1::ClusterStatusReply;
 use serde_json::{Value, json};
 
-use super::{demo, layout::Layout};
+use super::{
+    demo::{self, Demo},
+    layout::Layout,
+};
 use crate::{
     output::Style,
     view::{plural, seconds},
@@ -31,14 +34,6 @@ pub(super) struct Banner<'a> {
     pub(super) kept: Option<&'a Path>,
 }
 
-pub(super) struct Demo {
-    pub(super) urls: Vec<SocketAddr>,
-    pub(super) targets: usize,
-    /// File of the next version.
-    pub(super) next: PathBuf,
-    pub(super) took: Duration,
-}
-
 impl Banner<'_> {
     pub(super) fn render(&self, style: Style) -> String {
         let program = program(&self.layout.addresses());
@@ -50,7 +45,7 @@ impl Banner<'_> {
             let what = format!(
                 "demo app `{}` on {} → {}",
                 demo::APP,
-                urls(&demo.urls),
+                urls(&demo.addresses),
                 plural(demo.targets, "target")
             );
             lines.push(timed(&what, demo.took, style));
@@ -63,7 +58,7 @@ impl Banner<'_> {
 
         let mut tries = Vec::new();
         if let Some(demo) = &self.demo {
-            if let Some(url) = demo.urls.first() {
+            if let Some(url) = demo.addresses.first() {
                 tries.push((format!("curl http://{url}"), "again and again: the targets take turns"));
             }
             let apply = format!("{program} app apply -f {}", shell_word(&demo.next.display().to_string()));
@@ -108,7 +103,7 @@ impl Banner<'_> {
             "nodes": nodes,
             "demo": self.demo.as_ref().map(|demo| json!({
                 "app": demo::APP,
-                "addresses": demo.urls,
+                "addresses": demo.addresses,
                 "next": demo.next,
             })),
         })
@@ -171,7 +166,7 @@ mod tests {
             pids: vec![11, 12, 13],
             formed_in: Duration::from_millis(1230),
             demo: Some(Demo {
-                urls: layout.nodes.iter().map(|node| SocketAddr::new(node.traffic, 8080)).collect(),
+                addresses: layout.nodes.iter().map(|node| SocketAddr::new(node.traffic, 8080)).collect(),
                 targets: 3,
                 next: PathBuf::from("/tmp/my fleet/hello-v2.toml"),
                 took: Duration::from_millis(400),

@@ -2,11 +2,14 @@
 
 use std::{
     convert::Infallible,
+    fs,
     net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
     time::Duration,
 };
 
-use flotilla_api::v1::ListPortsRequest;
+use flotilla_api::v1::{AppChange, ApplyAppsRequest, ListPortsRequest};
+use flotilla_spec::Format;
 use http_body_util::Full;
 use hyper::{
     Request, Response,
@@ -23,18 +26,62 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{layout::Layout, not_up};
+use super::{POLL, START_TIMEOUT, layout::Layout, not_up};
 use crate::{
     client::{Client, fleet},
-    exit::Failure,
+    exit::{Exit, Failure},
+    follow::{self, Followed},
 };
 
 pub(super) const APP: &str = "hello";
 const TARGETS: usize = 3;
 /// Connections of one target at a time; the next one waits.
 const CONNECTIONS_MAX: usize = 4096;
-const POLL: Duration = Duration::from_millis(20);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The demo app as it serves.
+pub(super) struct Demo {
+    pub(super) addresses: Vec<SocketAddr>,
+    pub(super) targets: usize,
+    /// File of the next version.
+    pub(super) next: PathBuf,
+    pub(super) took: Duration,
+}
+
+/// Applies the app, and waits until it answers on every node.
+pub(super) async fn start(
+    client: &Client,
+    layout: &Layout,
+    targets: &Targets,
+    port: u16,
+    home: &Path,
+) -> Result<Demo, Failure> {
+    let started = Instant::now();
+    let port = layout.demo_port(port);
+    apply(client, &spec(port, &targets.addresses)).await?;
+    let addresses = serving(client, layout).await?;
+    let next = home.join("hello-v2.toml");
+    fs::write(&next, next_spec(port, &targets.addresses))?;
+    Ok(Demo { addresses, targets: targets.addresses.len(), next, took: started.elapsed() })
+}
+
+async fn apply(client: &Client, toml: &str) -> Result<(), Failure> {
+    let specs = flotilla_spec::parse(toml, Format::Toml)
+        .map_err(|_| Failure::new(Exit::Failed, "the demo app is not a valid spec"))?;
+    let apps = specs.iter().map(|spec| AppChange { spec: spec.to_json(), if_version: None }).collect();
+    let request = ApplyAppsRequest { request: Some(client.request_id()), apps };
+    let reply =
+        client.write(START_TIMEOUT, async |channel| fleet(channel).apply_apps(request.clone()).await).await?;
+    let deadline = Instant::now() + START_TIMEOUT;
+    for app in reply.apps {
+        let followed = Followed { app: app.app, generation: app.generation };
+        let rollout = follow::finished(client, &followed, deadline).await?;
+        if rollout.state != "completed" {
+            return Err(not_up(&format!("the demo app does not serve: {}", rollout.reason)));
+        }
+    }
+    Ok(())
+}
 
 /// Serves until it is dropped.
 pub(super) struct Targets {
@@ -52,10 +99,6 @@ impl Targets {
             accepting.spawn(accept(listener, format!("target-{number}")));
         }
         Ok(Self { addresses, _accepting: accepting })
-    }
-
-    pub(super) fn addresses(&self) -> &[SocketAddr] {
-        &self.addresses
     }
 }
 
@@ -93,12 +136,12 @@ fn answer(request: &Request<Incoming>, name: &str) -> Response<Full<Bytes>> {
 }
 
 /// The app as `flotilla dev` starts it. Nothing serves before it, so nothing is worth waiting for.
-pub(super) fn spec(port: u16, targets: &[SocketAddr]) -> String {
+fn spec(port: u16, targets: &[SocketAddr]) -> String {
     file("Three targets that say who they are.", port, targets)
 }
 
 /// The next version, for the user to apply: `target-1` gets no more traffic.
-pub(super) fn next_spec(port: u16, targets: &[SocketAddr]) -> String {
+fn next_spec(port: u16, targets: &[SocketAddr]) -> String {
     file("The second version leaves target-1 out.", port, targets.get(1..).unwrap_or_default())
 }
 
@@ -113,11 +156,7 @@ fn file(description: &str, port: u16, targets: &[SocketAddr]) -> String {
 }
 
 /// Where the app answers on each node, once it does on all of them.
-pub(super) async fn serving_urls(
-    client: &Client,
-    layout: &Layout,
-    limit: Duration,
-) -> Result<Vec<SocketAddr>, Failure> {
+async fn serving(client: &Client, layout: &Layout) -> Result<Vec<SocketAddr>, Failure> {
     let request = ListPortsRequest { app: APP.to_owned() };
     let reply = client.read(async |channel| fleet(channel).list_ports(request.clone()).await).await?;
     let ip_of = |name: &str| -> Option<IpAddr> {
@@ -131,7 +170,7 @@ pub(super) async fn serving_urls(
         .collect();
     addresses.sort();
     addresses.dedup();
-    let deadline = Instant::now() + limit;
+    let deadline = Instant::now() + START_TIMEOUT;
     for address in &addresses {
         while !answers(*address).await {
             if Instant::now() > deadline {
@@ -174,8 +213,8 @@ mod tests {
     #[tokio::test]
     async fn targets_answer_over_http() {
         let targets = Targets::start().await.unwrap();
-        assert_eq!(targets.addresses().len(), TARGETS);
-        for address in targets.addresses() {
+        assert_eq!(targets.addresses.len(), TARGETS);
+        for address in &targets.addresses {
             assert!(answers(*address).await);
         }
     }
