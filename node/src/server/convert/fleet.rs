@@ -509,7 +509,9 @@ pub(crate) fn status_to_pb(replica: &Replica) -> v1::ClusterStatusReply {
     let leader = metrics.current_leader.unwrap_or_default();
     let health = match metrics.current_leader {
         None => "no quorum",
-        Some(_) if leads && live < voters.len() => "degraded",
+        // The leader was asked first and did not answer; who reports to it is not known here.
+        Some(_) if !leads => "unknown",
+        Some(_) if live < voters.len() => "degraded",
         Some(_) => "healthy",
     };
     v1::ClusterStatusReply {
