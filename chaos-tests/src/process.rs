@@ -62,12 +62,17 @@ impl TestFleet {
 
     /// Starts one more process, which belongs to no cluster. Returns its index.
     pub async fn add(&mut self, settings: NodeSettings) -> usize {
+        let index = self.prepare(settings);
+        self.nodes[index].start().await;
+        index
+    }
+
+    /// One more node, not started yet.
+    pub fn prepare(&mut self, settings: NodeSettings) -> usize {
         let index = self.nodes.len();
         let name = format!("n{}", index + 1);
         let directory = self.directory.path().join(&name);
-        let node = Node::new(&self.program, &directory, &name, self.block.address(index), settings);
-        self.nodes.push(node);
-        self.nodes[index].start().await;
+        self.nodes.push(Node::new(&self.program, &directory, &name, self.block.address(index), settings));
         index
     }
 

@@ -38,13 +38,13 @@ async fn a_rollout_survives_the_death_of_its_leader_and_no_client_of_the_others_
         origin::Echo::start("v2"),
         origin::Echo::start("v3"),
     ];
-    // Three nodes, one after the other: the rollout takes a second and a half, and is killed at different steps.
+    // Three nodes, one after the other: a rollout takes three seconds, and is hit at different steps.
     let slow = |version: usize| {
         spec::app("web", "9000", &[origins[version].address()], "")
-            .replace("min_healthy = \"100ms\"", "min_healthy = \"500ms\"")
+            .replace("min_healthy = \"100ms\"", "min_healthy = \"1s\"")
     };
     fleet.apply(&slow(0)).await.exits(0);
-    for (version, after_ms) in [(1, 0), (2, 400), (3, 1_000)] {
+    for (version, after_ms) in [(1, 0), (2, 700), (3, 1_800)] {
         let leader = fleet.leader().await;
         let others: Vec<_> = (0..3).filter(|&node| node != leader).collect();
         let load = Load::tcp(others.iter().map(|&node| fleet.node(node).port(9000))).per_second(500).start();
@@ -53,6 +53,8 @@ async fn a_rollout_survives_the_death_of_its_leader_and_no_client_of_the_others_
         fleet.cli_at(others[0], ["app", "apply", "-f", &file, "--no-wait"]).await.exits(0);
         // The moment of death is what this test is about.
         sleep(Duration::from_millis(after_ms)).await;
+        let status = fleet.cli_at(others[0], ["rollout", "status", "web", "-o", "json"]).await.exits(0);
+        assert!(status.stdout.contains("\"progressing\""), "the rollout is under way: {status}");
         fleet.node_mut(leader).kill();
 
         eventually("the rollout completes on the nodes that live", SOON * 2, async || {

@@ -28,6 +28,8 @@ pub struct NodeSettings {
     pub join: Vec<SocketAddr>,
     /// `[traffic] address`, where it is not that of the node.
     pub traffic: Option<Ipv4Addr>,
+    /// Where it is not the node's own.
+    pub data_dir: Option<PathBuf>,
     /// `[traffic] drain`.
     pub drain: String,
     pub log_level: String,
@@ -39,6 +41,7 @@ impl Default for NodeSettings {
             zone: "z1".to_owned(),
             join: Vec::new(),
             traffic: None,
+            data_dir: None,
             drain: "5s".to_owned(),
             log_level: "info".to_owned(),
         }
@@ -95,7 +98,7 @@ impl Node {
     }
 
     pub fn data_dir(&self) -> PathBuf {
-        self.directory.join("data")
+        self.settings.data_dir.clone().unwrap_or_else(|| self.directory.join("data"))
     }
 
     pub fn settings_mut(&mut self) -> &mut NodeSettings {
