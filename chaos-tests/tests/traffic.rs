@@ -48,7 +48,7 @@ async fn half_a_gibibyte_passes_through_a_node_whose_memory_stays_flat() {
 
 /// `cargo test -p flotilla-chaos-tests --test traffic -- --ignored five_gibibytes`
 #[tokio::test]
-#[ignore = "takes minutes in a debug build"]
+#[ignore = "moves 15 GiB, which takes half a minute"]
 async fn five_gibibytes_pass_through_a_node_whose_memory_stays_flat() {
     stream(5 * 1024 * MIB).await;
 }
