@@ -55,9 +55,10 @@ async fn readyz(State(admin): State<Admin>, Query(query): Query<ReadyQuery>) -> 
         let serves = admin.shared.proxy.status().iter().any(|generation| {
             *generation.app == *app
                 && generation.phase == Phase::Serving
-                && generation.targets.iter().any(|target| {
-                    target.endpoints.iter().any(|endpoint| endpoint.available == Some(true))
-                })
+                && generation
+                    .targets
+                    .iter()
+                    .any(|target| target.endpoints.iter().any(|endpoint| endpoint.available == Some(true)))
         });
         if !serves {
             return not_ready(format!("app `{app}` does not serve here, or has no available target"));

@@ -17,10 +17,7 @@ use tokio::{sync::watch, time::Instant};
 use tracing::{debug, info, warn};
 
 use crate::{
-    agent::plan::Action,
-    replica::Replica,
-    reports::Report,
-    rollout::observed::GenerationReport,
+    agent::plan::Action, replica::Replica, reports::Report, rollout::observed::GenerationReport,
     server::convert,
 };
 
@@ -54,7 +51,18 @@ impl Agent {
         traffic_address: Option<IpAddr>,
     ) -> (Self, watch::Receiver<Running>) {
         let (running, reports) = watch::channel(Running::default());
-        (Self { me, fleet, proxy, traffic_address, rejected: BTreeMap::new(), compiled: BTreeMap::new(), running }, reports)
+        (
+            Self {
+                me,
+                fleet,
+                proxy,
+                traffic_address,
+                rejected: BTreeMap::new(),
+                compiled: BTreeMap::new(),
+                running,
+            },
+            reports,
+        )
     }
 
     pub(crate) async fn run(mut self) -> anyhow::Result<()> {
@@ -79,10 +87,11 @@ impl Agent {
         let desired = fleet.assignments.get(&self.me).cloned().unwrap_or_default();
         loop {
             let status = self.proxy.status();
-            let actions: Vec<_> = plan::plan(&desired, &plan::running(&status), |key| plan::drain_of(fleet, key))
-                .into_iter()
-                .filter(|action| !self.rejected.contains_key(action.key()))
-                .collect();
+            let actions: Vec<_> =
+                plan::plan(&desired, &plan::running(&status), |key| plan::drain_of(fleet, key))
+                    .into_iter()
+                    .filter(|action| !self.rejected.contains_key(action.key()))
+                    .collect();
             if actions.is_empty() {
                 return;
             }
@@ -135,7 +144,8 @@ impl Agent {
         let desired = |key: &Key| assigned.and_then(|assigned| assigned.get(key)).map(|asked| asked.desired);
         self.compiled.retain(|key, _| running.contains_key(key));
         self.rejected.retain(|key, _| desired(key).is_some());
-        let keys: BTreeSet<&Key> = assigned.into_iter().flat_map(|assigned| assigned.keys()).chain(running.keys()).collect();
+        let keys: BTreeSet<&Key> =
+            assigned.into_iter().flat_map(|assigned| assigned.keys()).chain(running.keys()).collect();
         let reports = keys.into_iter().filter_map(|key| {
             let report = plan::report(
                 fleet.generations.get(key)?,

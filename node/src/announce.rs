@@ -48,7 +48,8 @@ async fn announce(replica: &Replica, seeds: &[String], member: Member) {
         envelope: replica.peers.envelope(to),
         member: Some(convert::member_to_pb(&member)),
     };
-    let others: Vec<_> = replica.fleet().members.keys().copied().filter(|&node| node != replica.me()).collect();
+    let others: Vec<_> =
+        replica.fleet().members.keys().copied().filter(|&node| node != replica.me()).collect();
     for node in others {
         if let Ok(client) = replica.peers.client(node) {
             send(client, request(node)).await;

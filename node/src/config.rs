@@ -160,7 +160,9 @@ impl ConfigFile {
             }
         };
         ensure!(
-            cluster_advertise.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok()),
+            cluster_advertise
+                .rsplit_once(':')
+                .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok()),
             "[cluster] advertise = \"{cluster_advertise}\" is not host:port"
         );
 
@@ -179,12 +181,16 @@ impl ConfigFile {
             raft.election_max
         );
 
-        let name = self.name.unwrap_or_else(|| nix::unistd::gethostname().map_or_else(
-            |_| "node".to_owned(),
-            |name| name.to_string_lossy().split('.').next().unwrap_or("node").to_owned(),
-        ));
+        let name = self.name.unwrap_or_else(|| {
+            nix::unistd::gethostname().map_or_else(
+                |_| "node".to_owned(),
+                |name| name.to_string_lossy().split('.').next().unwrap_or("node").to_owned(),
+            )
+        });
         ensure!(
-            !name.is_empty() && name.len() <= 63 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)),
+            !name.is_empty()
+                && name.len() <= 63
+                && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)),
             "name = \"{name}\": a node's name has 1 to 63 letters, digits, `-`, `_` or `.`"
         );
         let workers = match self.limits.workers.unwrap_or(0) {
@@ -252,7 +258,8 @@ fn port_pool(text: &str) -> anyhow::Result<(u16, u16)> {
     let range = text
         .split_once('-')
         .and_then(|(from, to)| Some((from.trim().parse::<u16>().ok()?, to.trim().parse::<u16>().ok()?)));
-    let (from, to) = range.with_context(|| format!("[ports] pool = \"{text}\" is not FROM-TO, as in \"20000-29999\""))?;
+    let (from, to) =
+        range.with_context(|| format!("[ports] pool = \"{text}\" is not FROM-TO, as in \"20000-29999\""))?;
     ensure!(0 < from && from <= to, "[ports] pool = \"{text}\": the range is empty or begins at 0");
     Ok((from, to))
 }
@@ -265,9 +272,9 @@ mod duration {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
         let text = String::deserialize(from)?;
-        humantime::parse_duration(&text)
-            .map(Some)
-            .map_err(|err| D::Error::custom(format!("`{text}` is not a duration such as \"500ms\" or \"1m30s\": {err}")))
+        humantime::parse_duration(&text).map(Some).map_err(|err| {
+            D::Error::custom(format!("`{text}` is not a duration such as \"500ms\" or \"1m30s\": {err}"))
+        })
     }
 }
 
@@ -297,7 +304,10 @@ mod tests {
             ("nme = \"n1\"", "unknown field `nme`"),
             ("[raft]\nheartbeat = \"1x\"", "is not a duration"),
             ("[raft]\nheartbeat = 500", "invalid type: integer"),
-            ("[cluster]\nlisten = \"127.0.0.1:7400\"\n[raft]\nheartbeat = \"1s\"", "2 x heartbeat <= election_min"),
+            (
+                "[cluster]\nlisten = \"127.0.0.1:7400\"\n[raft]\nheartbeat = \"1s\"",
+                "2 x heartbeat <= election_min",
+            ),
             ("[cluster]\nlisten = \"127.0.0.1:7400\"\n[ports]\npool = \"9-3\"", "the range is empty"),
             ("[cluster]\nlisten = \"127.0.0.1:7400\"\n[ports]\npool = \"nine\"", "is not FROM-TO"),
             ("[cluster]\nlisten = \":7400\"\nadvertise = \"nowhere\"", "is not host:port"),

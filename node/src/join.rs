@@ -75,7 +75,11 @@ pub(crate) async fn admit(config: &Arc<Config>, addresses: &[String]) -> Result<
             Err(why) => answers.push(format!("{address}: {why}")),
         }
     }
-    Err(Refusal::JoinFailed(if answers.is_empty() { "no address given".to_owned() } else { answers.join("; ") }))
+    Err(Refusal::JoinFailed(if answers.is_empty() {
+        "no address given".to_owned()
+    } else {
+        answers.join("; ")
+    }))
 }
 
 async fn ask(address: &str, request: v1::AdmitRequest) -> Result<v1::AdmitReply, String> {
@@ -93,7 +97,8 @@ pub(crate) async fn refuse_if_seeds_have_a_cluster(config: &Config) -> Result<()
     for address in &config.join {
         let Ok(channel) = peer::channel(address) else { continue };
         let mut client = FleetClient::new(channel);
-        let status = tokio::time::timeout(LOOK_TIMEOUT, client.cluster_status(v1::ClusterStatusRequest {})).await;
+        let status =
+            tokio::time::timeout(LOOK_TIMEOUT, client.cluster_status(v1::ClusterStatusRequest {})).await;
         if let Ok(Ok(reply)) = status {
             let v1::ClusterStatusReply { id, name, .. } = reply.into_inner();
             return Err(Refusal::SeedHasCluster { address: address.clone(), id, name });

@@ -6,8 +6,9 @@ use tracing_subscriber::EnvFilter;
 use crate::config::{Config, LogFormat};
 
 pub(crate) fn init(config: &Config) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&config.log_level)
-        .with_context(|| format!("[log] level = \"{}\" is not a log filter such as \"info\"", config.log_level))?;
+    let filter = EnvFilter::try_new(&config.log_level).with_context(|| {
+        format!("[log] level = \"{}\" is not a log filter such as \"info\"", config.log_level)
+    })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match config.log_format {
         LogFormat::Text => builder.with_ansi(false).try_init(),

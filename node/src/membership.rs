@@ -48,8 +48,9 @@ pub(crate) struct Current {
 
 /// The next change, if any. Same inputs, same answer; `None` once the membership is as it should be.
 pub(crate) fn plan(candidates: &BTreeMap<NodeId, Candidate>, current: &Current) -> Option<MembershipChange> {
-    let missing =
-        candidates.iter().find(|(node, _)| !current.voters.contains(node) && !current.learners.contains(node));
+    let missing = candidates
+        .iter()
+        .find(|(node, _)| !current.voters.contains(node) && !current.learners.contains(node));
     if let Some((&node, candidate)) = missing {
         return Some(MembershipChange::AddLearner { node, address: candidate.address.clone() });
     }
@@ -72,7 +73,10 @@ fn voters(candidates: &BTreeMap<NodeId, Candidate>, current: &BTreeSet<NodeId>) 
     let target = odd((chosen.len() + fit.len()).min(VOTERS_MAX)).max(chosen.len().min(VOTERS_MAX));
     while chosen.len() < target {
         let in_zone = |zone: &str| chosen.iter().filter(|node| candidates[*node].zone == zone).count();
-        let Some(next) = fit.iter().copied().min_by_key(|node| (in_zone(&candidates[node].zone), *node)) else { break };
+        let Some(next) = fit.iter().copied().min_by_key(|node| (in_zone(&candidates[node].zone), *node))
+        else {
+            break;
+        };
         fit.remove(&next);
         chosen.insert(next);
     }
@@ -146,7 +150,8 @@ fn candidates(
         .map(|(&node, member)| {
             let caught_up = matched(&node).is_some_and(|index| index + CAUGHT_UP_ENTRIES >= last);
             let fit = node == metrics.id || (caught_up && observed.is_live(node));
-            let candidate = Candidate { zone: member.zone.clone(), address: member.cluster_address.clone(), fit };
+            let candidate =
+                Candidate { zone: member.zone.clone(), address: member.cluster_address.clone(), fit };
             (node, candidate)
         })
         .collect()
@@ -157,7 +162,12 @@ mod tests {
     use super::*;
 
     /// `members`: id, zone, fit. `voters` and `learners`: ids.
-    fn check(members: &[(u64, &str, bool)], voters: &[u64], learners: &[u64], expected: Option<MembershipChange>) {
+    fn check(
+        members: &[(u64, &str, bool)],
+        voters: &[u64],
+        learners: &[u64],
+        expected: Option<MembershipChange>,
+    ) {
         let candidates = members
             .iter()
             .map(|&(id, zone, fit)| {
@@ -166,7 +176,11 @@ mod tests {
             .collect();
         let ids = |ids: &[u64]| ids.iter().map(|&id| NodeId(id)).collect();
         let current = Current { voters: ids(voters), learners: ids(learners), joint: false };
-        assert_eq!(plan(&candidates, &current), expected, "{members:?} voters {voters:?} learners {learners:?}");
+        assert_eq!(
+            plan(&candidates, &current),
+            expected,
+            "{members:?} voters {voters:?} learners {learners:?}"
+        );
     }
 
     fn set(ids: &[u64]) -> Option<MembershipChange> {
@@ -208,7 +222,8 @@ mod tests {
 
     #[test]
     fn a_change_left_half_done_is_finished() {
-        let candidates = [(NodeId(1), Candidate { zone: String::new(), address: String::new(), fit: true })].into();
+        let candidates =
+            [(NodeId(1), Candidate { zone: String::new(), address: String::new(), fit: true })].into();
         let current = Current { voters: [NodeId(1)].into(), learners: BTreeSet::new(), joint: true };
         assert_eq!(plan(&candidates, &current), set(&[1]));
     }

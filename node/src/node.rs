@@ -97,9 +97,9 @@ struct Node {
 impl Node {
     async fn start(config: Config, proxy: Proxy, exporter: Exporter) -> anyhow::Result<Self> {
         let config = Arc::new(config);
-        let listener = TcpListener::bind(config.cluster_listen)
-            .await
-            .with_context(|| format!("listen on {} for the cluster ([cluster] listen)", config.cluster_listen))?;
+        let listener = TcpListener::bind(config.cluster_listen).await.with_context(|| {
+            format!("listen on {} for the cluster ([cluster] listen)", config.cluster_listen)
+        })?;
         let admin_listener = TcpListener::bind(config.admin_listen)
             .await
             .with_context(|| format!("listen on {} for admin ([admin] listen)", config.admin_listen))?;
@@ -114,7 +114,8 @@ impl Node {
             requests: requests_in,
             stopping: CancellationToken::new(),
         };
-        let mut node = Self { shared: shared.clone(), replica, requests, tasks: JoinSet::new(), stop: stop.clone() };
+        let mut node =
+            Self { shared: shared.clone(), replica, requests, tasks: JoinSet::new(), stop: stop.clone() };
 
         if let Some(identity) = Store::read_identity(&config.data_dir)? {
             let opened = Store::open(&config.data_dir, config.store()).await?;
@@ -228,7 +229,8 @@ impl Node {
 
     async fn create(&mut self, identity: &Identity) -> anyhow::Result<()> {
         let config = &self.shared.config;
-        let opened = Store::create(&config.data_dir, identity, config.store()).await.context("create the store")?;
+        let opened =
+            Store::create(&config.data_dir, identity, config.store()).await.context("create the store")?;
         self.enter(opened).await
     }
 
@@ -236,8 +238,12 @@ impl Node {
     async fn enter(&mut self, opened: flotilla_raft_store::Opened) -> anyhow::Result<()> {
         let (replica, proposer) = Replica::start(opened, &self.shared.config).await?;
         let proxy = self.shared.proxy.clone();
-        let (agent, running) =
-            Agent::new(replica.me(), replica.fleet.clone(), proxy.clone(), self.shared.config.traffic_address);
+        let (agent, running) = Agent::new(
+            replica.me(),
+            replica.fleet.clone(),
+            proxy.clone(),
+            self.shared.config.traffic_address,
+        );
         self.spawn("agent", agent.run());
         self.spawn("proposer", async move {
             proposer.run().await;

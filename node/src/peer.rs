@@ -141,7 +141,8 @@ type RpcError<E = RaftError<NodeId>> = RPCError<NodeId, BasicNode, E>;
 
 impl Connection {
     fn client(&self) -> Result<PeerClient<Channel>, Unreachable> {
-        let channel = self.peers.channel(self.target, Some(&self.address)).map_err(|err| Unreachable::new(&err))?;
+        let channel =
+            self.peers.channel(self.target, Some(&self.address)).map_err(|err| Unreachable::new(&err))?;
         Ok(peer_client(channel))
     }
 }
@@ -233,7 +234,8 @@ impl RaftNetwork<TypeConfig> for Connection {
                 other => StreamingError::Network(NetworkError::new(&other)),
             })?,
         };
-        let vote = convert::vote(reply.vote).map_err(|err| StreamingError::Network(NetworkError::new(&err)))?;
+        let vote =
+            convert::vote(reply.vote).map_err(|err| StreamingError::Network(NetworkError::new(&err)))?;
         Ok(SnapshotResponse { vote })
     }
 

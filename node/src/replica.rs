@@ -4,9 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
 use flotilla_raft_store::{
-    Answer, Change, Command, Fleet, Identity, Member, NodeId, Opened, ProposeOptions, Proposer, ProposerTask, RequestId,
-    StoreStatus,
-    types::TypeConfig,
+    Answer, Change, Command, Fleet, Identity, Member, NodeId, Opened, ProposeOptions, Proposer, ProposerTask,
+    RequestId, StoreStatus, types::TypeConfig,
 };
 use openraft::{BasicNode, Raft, RaftMetrics, ServerState};
 use tokio::sync::watch;
@@ -50,7 +49,8 @@ impl Replica {
         let network = Network { peers: peers.clone(), retry: config.raft.heartbeat / 4 };
         let raft_config = flotilla_raft_store::types::recommended_config(config.raft);
         let raft_config = Arc::new(raft_config.validate().context("check the Raft timings")?);
-        let raft = Raft::new(identity.node, raft_config, network, log, state_machine).await.context("start Raft")?;
+        let raft =
+            Raft::new(identity.node, raft_config, network, log, state_machine).await.context("start Raft")?;
 
         // Only the node that made the cluster ever does this, and a store that lost its log does not
         // open: an empty log here is one that never held anything.

@@ -8,7 +8,10 @@ use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use crate::{clock, metrics, replica::{self, FIRST_NODE, Replica}};
+use crate::{
+    clock, metrics,
+    replica::{self, FIRST_NODE, Replica},
+};
 
 pub(crate) mod observed;
 pub(crate) mod placement;

@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use flotilla_api::v1::{
-    cluster_server::ClusterServer, fleet_server::FleetServer, peer_server::PeerServer,
-};
+use flotilla_api::v1::{cluster_server::ClusterServer, fleet_server::FleetServer, peer_server::PeerServer};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
@@ -25,7 +23,11 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 /// Apps come in one message; 10,000 of them do not fit into tonic's 4 MiB.
 const APPLY_BYTES_MAX: usize = 64 << 20;
 
-pub(crate) async fn serve(listener: TcpListener, shared: Shared, stop: CancellationToken) -> anyhow::Result<()> {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    shared: Shared,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let fleet = FleetServer::new(fleet::Service { shared: shared.clone() })
         .max_decoding_message_size(APPLY_BYTES_MAX)
         .max_encoding_message_size(APPLY_BYTES_MAX);

@@ -46,8 +46,11 @@ impl Standalone {
     /// Serves exactly `apps` from now on. All of them are prepared before the first one shifts, so a
     /// port that cannot be had changes nothing. Apps that did not change are left alone.
     pub async fn apply(&mut self, apps: Vec<AppSpec>) -> Result<Applied, ApplyError> {
-        let changed: Vec<AppSpec> =
-            apps.iter().filter(|app| self.serving.get(&app.name).is_none_or(|(_, old)| old != *app)).cloned().collect();
+        let changed: Vec<AppSpec> = apps
+            .iter()
+            .filter(|app| self.serving.get(&app.name).is_none_or(|(_, old)| old != *app))
+            .cloned()
+            .collect();
         let mut prepared = Vec::new();
         for app in changed {
             self.last = GenerationId(self.last.0 + 1);
@@ -89,7 +92,10 @@ impl Standalone {
         }
         let everywhere: Option<IpAddr> = None;
         let config = translate::translate(app, generation, &ports, everywhere);
-        self.proxy.prepare(config).await.map_err(|source| ApplyError::Prepare { app: app.name.clone(), source })
+        self.proxy
+            .prepare(config)
+            .await
+            .map_err(|source| ApplyError::Prepare { app: app.name.clone(), source })
     }
 
     fn forget(&self, name: &AppName, generation: GenerationId, cut_after: Option<Duration>) {

@@ -19,18 +19,29 @@ pub(crate) type Assigned = BTreeMap<Key, Arc<Assignment>>;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
-    Prepare { key: Key },
+    Prepare {
+        key: Key,
+    },
     /// Takes the app's traffic from whichever generation has it.
-    Serve { key: Key },
-    Drain { key: Key },
+    Serve {
+        key: Key,
+    },
+    Drain {
+        key: Key,
+    },
     /// `cut_after`: how long what still uses the generation may go on; `None`: as long as it likes.
-    Remove { key: Key, cut_after: Option<Duration> },
+    Remove {
+        key: Key,
+        cut_after: Option<Duration>,
+    },
 }
 
 impl Action {
     pub(crate) fn key(&self) -> &Key {
         match self {
-            Self::Prepare { key } | Self::Serve { key } | Self::Drain { key } | Self::Remove { key, .. } => key,
+            Self::Prepare { key } | Self::Serve { key } | Self::Drain { key } | Self::Remove { key, .. } => {
+                key
+            }
         }
     }
 }
@@ -234,7 +245,9 @@ mod tests {
                 Action::Serve { key } => format!("serve {}", key.1),
                 Action::Drain { key } => format!("drain {}", key.1),
                 Action::Remove { key, cut_after: None } => format!("remove {}", key.1),
-                Action::Remove { key, cut_after: Some(after) } => format!("remove {} cut {}s", key.1, after.as_secs()),
+                Action::Remove { key, cut_after: Some(after) } => {
+                    format!("remove {} cut {}s", key.1, after.as_secs())
+                }
             };
             actions.iter().map(text).collect()
         };
@@ -257,7 +270,10 @@ mod tests {
             match action {
                 Action::Prepare { key } => drop(running.insert(key, Phase::Prepared)),
                 Action::Serve { key } => {
-                    for (_, phase) in running.iter_mut().filter(|(other, phase)| other.0 == key.0 && **phase == Phase::Serving) {
+                    for (_, phase) in running
+                        .iter_mut()
+                        .filter(|(other, phase)| other.0 == key.0 && **phase == Phase::Serving)
+                    {
                         *phase = Phase::Prepared;
                     }
                     running.insert(key, Phase::Serving);
@@ -346,13 +362,27 @@ mod tests {
             (vec![stale()], 1, "", 1),
             (vec![up(), pending()], 1, "1 of 1 targets are healthy: resolving d:1", 0),
             (vec![new()], 1, "0 of 1 targets are healthy: checking c:1", 0),
-            (vec![down()], 1, "0 of 1 targets are healthy: target b:1 fails its check: connection refused", 1),
-            (vec![up(), down()], 2, "1 of 2 targets are healthy: target b:1 fails its check: connection refused", 1),
+            (
+                vec![down()],
+                1,
+                "0 of 1 targets are healthy: target b:1 fails its check: connection refused",
+                1,
+            ),
+            (
+                vec![up(), down()],
+                2,
+                "1 of 2 targets are healthy: target b:1 fails its check: connection refused",
+                1,
+            ),
             (vec![up()], 3, "", 0),
             (vec![down()], 0, "", 1),
         ] {
             let (missing, warnings) = missing(&targets, needed);
-            assert_eq!((missing.as_str(), warnings.len()), (expected, warned), "{targets:?}, {needed} needed");
+            assert_eq!(
+                (missing.as_str(), warnings.len()),
+                (expected, warned),
+                "{targets:?}, {needed} needed"
+            );
         }
     }
 }

@@ -25,7 +25,12 @@ pub(crate) fn translate(
     proxy::AppConfig {
         app: Arc::from(app.name.as_str()),
         generation: generation.0,
-        ports: app.listen.iter().zip(ports).map(|(listen, &real)| port(listen, real, traffic_address)).collect(),
+        ports: app
+            .listen
+            .iter()
+            .zip(ports)
+            .map(|(listen, &real)| port(listen, real, traffic_address))
+            .collect(),
         pools,
         routes: app.route.iter().map(route).collect(),
         timeouts: timeouts(&app.timeouts),

@@ -60,24 +60,34 @@ impl Refusal {
                 "E0401",
                 "traffic goes on as it is; look at `flotilla cluster status` and bring back a majority of the voters",
             ),
-            Self::Unknown => {
-                (Code::DeadlineExceeded, "E0402", "look before you try again: `flotilla app list`, `flotilla rollout list`")
-            }
-            Self::DiskFull { .. } => {
-                (Code::ResourceExhausted, "E0403", "free space in the data directory of the leader; reads and traffic go on")
-            }
+            Self::Unknown => (
+                Code::DeadlineExceeded,
+                "E0402",
+                "look before you try again: `flotilla app list`, `flotilla rollout list`",
+            ),
+            Self::DiskFull { .. } => (
+                Code::ResourceExhausted,
+                "E0403",
+                "free space in the data directory of the leader; reads and traffic go on",
+            ),
             Self::Busy => (Code::Unavailable, "E0404", "nothing was changed; try again in a moment"),
             Self::TooLarge { .. } => (Code::InvalidArgument, "E0405", "apply fewer apps at a time"),
-            Self::InvalidSpec(_) => (Code::InvalidArgument, "E0100", "check the file with `flotilla app validate -f FILE`"),
-            Self::Malformed(_) => (Code::InvalidArgument, "E0505", "use a `flotilla` of the same version as the nodes"),
+            Self::InvalidSpec(_) => {
+                (Code::InvalidArgument, "E0100", "check the file with `flotilla app validate -f FILE`")
+            }
+            Self::Malformed(_) => {
+                (Code::InvalidArgument, "E0505", "use a `flotilla` of the same version as the nodes")
+            }
             Self::WrongNode(_) => (
                 Code::FailedPrecondition,
                 "E0504",
                 "an address is used by another node or cluster than expected; compare `flotilla cluster status` on both",
             ),
-            Self::JoinFailed(_) => {
-                (Code::Unavailable, "E0506", "check the addresses and that a majority of the cluster's voters is up")
-            }
+            Self::JoinFailed(_) => (
+                Code::Unavailable,
+                "E0506",
+                "check the addresses and that a majority of the cluster's voters is up",
+            ),
             Self::Stopping(_) => (Code::Unavailable, "E0507", "ask another node"),
         }
     }
@@ -104,29 +114,43 @@ pub(crate) fn rejected(rejection: &Rejection) -> Status {
             "E0201",
             "`flotilla app ports` shows who has which; or use `port = 0` to let the cluster choose",
         ),
-        Rejection::PortReserved { .. } => {
-            (Code::FailedPrecondition, "E0202", "choose another port, or change [ports] reserved in node.toml")
-        }
+        Rejection::PortReserved { .. } => (
+            Code::FailedPrecondition,
+            "E0202",
+            "choose another port, or change [ports] reserved in node.toml",
+        ),
         Rejection::PortPoolExhausted { .. } => {
             (Code::ResourceExhausted, "E0203", "delete apps, or widen [ports] pool in node.toml")
         }
-        Rejection::NoPlacement { .. } => {
-            (Code::FailedPrecondition, "E0204", "`flotilla node list -o wide` shows regions, zones and labels")
+        Rejection::NoPlacement { .. } => (
+            Code::FailedPrecondition,
+            "E0204",
+            "`flotilla node list -o wide` shows regions, zones and labels",
+        ),
+        Rejection::NoSuchVersion { .. } => {
+            (Code::NotFound, "E0303", "`flotilla app history APP` shows what there is")
         }
-        Rejection::NoSuchVersion { .. } => (Code::NotFound, "E0303", "`flotilla app history APP` shows what there is"),
         Rejection::NoSuchNode { .. } => (Code::NotFound, "E0304", "`flotilla node list` shows who is there"),
         Rejection::NameTaken { .. } => (
             Code::AlreadyExists,
             "E0503",
             "give the node another name; a node that lost its data comes back as a new one",
         ),
-        Rejection::TooManyApps { .. } => (Code::ResourceExhausted, "E0205", "delete apps that are no longer used"),
-        Rejection::AlreadyInitialised { .. } => (Code::AlreadyExists, "E0501", "join it instead: `flotilla cluster join`"),
-        Rejection::NotInitialised => (Code::FailedPrecondition, "E0502", "the first node is still starting; try again"),
+        Rejection::TooManyApps { .. } => {
+            (Code::ResourceExhausted, "E0205", "delete apps that are no longer used")
+        }
+        Rejection::AlreadyInitialised { .. } => {
+            (Code::AlreadyExists, "E0501", "join it instead: `flotilla cluster join`")
+        }
+        Rejection::NotInitialised => {
+            (Code::FailedPrecondition, "E0502", "the first node is still starting; try again")
+        }
         Rejection::StaleTerm { .. } | Rejection::Stale { .. } => {
             (Code::Aborted, "E0305", "the fleet changed at the same moment; try again")
         }
-        Rejection::StaleRequest { .. } => (Code::Aborted, "E0306", "a later request of the same client was answered already"),
+        Rejection::StaleRequest { .. } => {
+            (Code::Aborted, "E0306", "a later request of the same client was answered already")
+        }
     };
     status(code, &rejection.to_string(), name, help)
 }
@@ -157,7 +181,9 @@ fn percent_encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {
-            b'%' | 0..=0x1f | 0x7f..=0xff => write!(encoded, "%{byte:02X}").expect("strings take every write"),
+            b'%' | 0..=0x1f | 0x7f..=0xff => {
+                write!(encoded, "%{byte:02X}").expect("strings take every write")
+            }
             _ => encoded.push(char::from(byte)),
         }
     }

@@ -9,9 +9,7 @@ use std::{
 };
 
 use flotilla_api::v1::{self, fleet_client::FleetClient, fleet_server};
-use flotilla_raft_store::{
-    ApplyApp, Change, Fleet, GenerationId, NodeId, Rejection, Reply, RequestId,
-};
+use flotilla_raft_store::{ApplyApp, Change, Fleet, GenerationId, NodeId, Rejection, Reply, RequestId};
 use flotilla_spec::{AppName, AppSpec};
 use futures_util::Stream;
 use tonic::{Request, Response, Status};
@@ -44,7 +42,8 @@ macro_rules! on_leader {
     ($self:ident, $request:ident, $method:ident, or_here) => {{
         let replica = $self.shared.replica()?;
         match forward::leader(&replica, &$request) {
-            Ok(Leader::Other(channel)) => match client(channel).$method(forward::mark(copy(&$request))).await {
+            Ok(Leader::Other(channel)) => match client(channel).$method(forward::mark(copy(&$request))).await
+            {
                 // The leader died a moment ago: say what is known here.
                 Err(status) if unreachable(&status) => (replica, $request.into_inner()),
                 answer => return answer,
@@ -84,7 +83,9 @@ impl fleet_server::Fleet for Service {
                 let apps = apps.iter().map(convert::app_changed_to_pb).collect();
                 Ok(Response::new(v1::ApplyAppsReply { apps }))
             }
-            Ok(Reply::Done | Reply::Member { .. }) => Err(Status::internal("apps were applied without an answer")),
+            Ok(Reply::Done | Reply::Member { .. }) => {
+                Err(Status::internal("apps were applied without an answer"))
+            }
             Err(rejection) => Err(rejected(&rejection)),
         }
     }
@@ -103,7 +104,9 @@ impl fleet_server::Fleet for Service {
         };
         match after.apply(fleet.index + 1, &command) {
             Ok(Reply::Apps { apps }) => Ok(Response::new(convert::plan_to_pb(&fleet, &after, &apps))),
-            Ok(Reply::Done | Reply::Member { .. }) => Err(Status::internal("apps were planned without an answer")),
+            Ok(Reply::Done | Reply::Member { .. }) => {
+                Err(Status::internal("apps were planned without an answer"))
+            }
             Err(rejection) => Err(rejected(&rejection)),
         }
     }
@@ -140,7 +143,9 @@ impl fleet_server::Fleet for Service {
                 Some(changed) => Ok(Response::new(convert::app_changed_to_pb(changed))),
                 None => Err(Status::internal("an app was rolled back without an answer")),
             },
-            Ok(Reply::Done | Reply::Member { .. }) => Err(Status::internal("an app was rolled back without an answer")),
+            Ok(Reply::Done | Reply::Member { .. }) => {
+                Err(Status::internal("an app was rolled back without an answer"))
+            }
             Err(rejection) => Err(rejected(&rejection)),
         }
     }
@@ -156,7 +161,8 @@ impl fleet_server::Fleet for Service {
         let app = app_name(&request.app)?;
         let fleet = replica.fleet();
         existing(&fleet, &app)?;
-        let description = convert::description_to_pb(&fleet, &app, &replica.reports, &replica.waiting.borrow());
+        let description =
+            convert::description_to_pb(&fleet, &app, &replica.reports, &replica.waiting.borrow());
         description.map(Response::new).ok_or_else(|| rejected(&Rejection::NoSuchApp { app }))
     }
 
@@ -169,7 +175,10 @@ impl fleet_server::Fleet for Service {
         Ok(Response::new(convert::ports_to_pb(&fleet, &app)))
     }
 
-    async fn list_rollouts(&self, request: Request<v1::ListRolloutsRequest>) -> Answer<v1::ListRolloutsReply> {
+    async fn list_rollouts(
+        &self,
+        request: Request<v1::ListRolloutsRequest>,
+    ) -> Answer<v1::ListRolloutsReply> {
         let (replica, request) = on_leader!(self, request, list_rollouts, or_here);
         let fleet = replica.fleet();
         if !request.app.is_empty() {
@@ -208,7 +217,10 @@ impl fleet_server::Fleet for Service {
         Ok(Response::new(v1::ListNodesReply { nodes: convert::nodes_to_pb(&replica) }))
     }
 
-    async fn cluster_status(&self, request: Request<v1::ClusterStatusRequest>) -> Answer<v1::ClusterStatusReply> {
+    async fn cluster_status(
+        &self,
+        request: Request<v1::ClusterStatusRequest>,
+    ) -> Answer<v1::ClusterStatusReply> {
         let (replica, _) = on_leader!(self, request, cluster_status, or_here);
         Ok(Response::new(convert::status_to_pb(&replica)))
     }
@@ -243,7 +255,13 @@ fn watch(
                 }
                 let now = {
                     let fleet = fleet.borrow_and_update().clone();
-                    convert::rollout_to_pb(&fleet, &app, generation, &replica.reports, &waiting.borrow_and_update())
+                    convert::rollout_to_pb(
+                        &fleet,
+                        &app,
+                        generation,
+                        &replica.reports,
+                        &waiting.borrow_and_update(),
+                    )
                 };
                 let Some(now) = now else {
                     watcher.done = true;
@@ -270,7 +288,8 @@ fn watch(
 fn parse_changes(apps: Vec<v1::AppChange>) -> Result<Vec<(AppSpec, Option<u64>)>, Status> {
     apps.into_iter()
         .map(|change| {
-            let spec = AppSpec::from_json(&change.spec).map_err(|err| Refusal::InvalidSpec(err.to_string()))?;
+            let spec =
+                AppSpec::from_json(&change.spec).map_err(|err| Refusal::InvalidSpec(err.to_string()))?;
             let violations = flotilla_spec::validate(&spec);
             if violations.is_empty() {
                 return Ok((spec, change.if_version));
@@ -302,7 +321,8 @@ fn place(replica: &Replica, fleet: &Fleet, spec: &AppSpec) -> Result<Vec<NodeId>
         .filter(|(_, assignments)| assignments.keys().any(|(app, _)| *app == spec.name))
         .map(|(&node, _)| node)
         .collect();
-    let live: BTreeSet<NodeId> = fleet.members.keys().copied().filter(|&node| replica.reports.is_live(node)).collect();
+    let live: BTreeSet<NodeId> =
+        fleet.members.keys().copied().filter(|&node| replica.reports.is_live(node)).collect();
     let placed = placement::place(fleet, spec, &current, &live);
     if placed.is_empty() {
         let why = "no active node matches its regions and labels".to_owned();
@@ -331,4 +351,3 @@ fn newest_rollouts(fleet: &Fleet, app: &str) -> Vec<(AppName, GenerationId)> {
     }
     fleet.rollouts.keys().rev().filter(|(name, _)| name.as_str() == app).cloned().collect()
 }
-

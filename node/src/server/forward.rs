@@ -19,7 +19,9 @@ pub(super) enum Leader {
 pub(super) fn leader<T>(replica: &Replica, request: &Request<T>) -> Result<Leader, Status> {
     match replica.leader() {
         Some(node) if node == replica.me() => Ok(Leader::Me),
-        Some(node) if request.metadata().get(FORWARDED).is_none() => Ok(Leader::Other(channel(replica, node)?)),
+        Some(node) if request.metadata().get(FORWARDED).is_none() => {
+            Ok(Leader::Other(channel(replica, node)?))
+        }
         Some(_) | None => Err(Refusal::NoLeader.into()),
     }
 }

@@ -27,7 +27,10 @@ impl Service {
         let envelope = envelope.ok_or_else(|| Refusal::WrongNode("it names no receiver".to_owned()))?;
         let me = &replica.identity;
         if envelope.cluster_id != me.cluster.0 {
-            let why = format!("it is for cluster {}, this is {} ({})", envelope.cluster_id, me.cluster, me.cluster_name);
+            let why = format!(
+                "it is for cluster {}, this is {} ({})",
+                envelope.cluster_id, me.cluster, me.cluster_name
+            );
             return Err(Refusal::WrongNode(why).into());
         }
         let to = NodeId(envelope.to);
@@ -65,7 +68,11 @@ impl Peer for Service {
         {
             return Err(Refusal::WrongNode(format!("node {from} has left the cluster")).into());
         }
-        let answer = replica.raft.vote(convert::vote_request(request).map_err(Refusal::from)?).await.map_err(raft_error)?;
+        let answer = replica
+            .raft
+            .vote(convert::vote_request(request).map_err(Refusal::from)?)
+            .await
+            .map_err(raft_error)?;
         Ok(Response::new(convert::vote_reply_to_pb(&answer)))
     }
 
@@ -79,7 +86,8 @@ impl Peer for Service {
         };
         let (replica, from) = self.receiver(head.envelope.as_ref())?;
         let vote = convert::vote(head.vote).map_err(Refusal::from)?;
-        let meta = decode_snapshot_meta(&head.meta).map_err(|err| Status::invalid_argument(err.to_string()))?;
+        let meta =
+            decode_snapshot_meta(&head.meta).map_err(|err| Status::invalid_argument(err.to_string()))?;
 
         let mut file = replica.raft.begin_receiving_snapshot().await.map_err(raft_error)?;
         let mut received: u64 = 0;
@@ -100,8 +108,11 @@ impl Peer for Service {
         file.flush().await.map_err(raft_error)?;
         file.rewind().await.map_err(raft_error)?;
         info!(%from, bytes = received, "snapshot received");
-        let answer =
-            replica.raft.install_full_snapshot(vote, Snapshot { meta, snapshot: file }).await.map_err(raft_error)?;
+        let answer = replica
+            .raft
+            .install_full_snapshot(vote, Snapshot { meta, snapshot: file })
+            .await
+            .map_err(raft_error)?;
         Ok(Response::new(v1::InstallSnapshotReply { vote: Some(convert::vote_to_pb(&answer.vote)) }))
     }
 
@@ -114,7 +125,10 @@ impl Peer for Service {
         Ok(Response::new(v1::ReportReply { leader, accepted }))
     }
 
-    async fn announce(&self, request: Request<v1::AnnounceRequest>) -> Result<Response<v1::AnnounceReply>, Status> {
+    async fn announce(
+        &self,
+        request: Request<v1::AnnounceRequest>,
+    ) -> Result<Response<v1::AnnounceReply>, Status> {
         let request = request.into_inner();
         let (replica, from) = self.receiver(request.envelope.as_ref())?;
         let member = convert::member(request.member).map_err(Refusal::from)?;

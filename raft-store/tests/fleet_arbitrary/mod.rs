@@ -198,7 +198,7 @@ impl Intent {
                     placed: members
                         .iter()
                         .copied()
-                        .filter(|node| (node.0 as usize ^ second) % 3 != 0)
+                        .filter(|node| !(node.0 as usize ^ second).is_multiple_of(3))
                         .collect(),
                     if_version: None,
                     ..app.clone()

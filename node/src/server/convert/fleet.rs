@@ -15,8 +15,7 @@ use openraft::ServerState;
 
 use super::{Malformed, required};
 use crate::{
-    clock,
-    membership,
+    clock, membership,
     replica::Replica,
     reports::{Report, Reports},
     rollout::{
@@ -61,16 +60,17 @@ pub(crate) fn member(member: Option<v1::MemberSpec>) -> Result<Member, Malformed
 }
 
 pub(crate) fn report_to_pb(report: &Report, envelope: Option<v1::Envelope>) -> v1::NodeReport {
-    let generations = report.generations.iter().flatten().map(|((app, generation), report)| v1::GenerationReport {
-        app: app.to_string(),
-        generation: generation.0,
-        readiness: readiness_to_pb(report.readiness).into(),
-        detail: report.detail.clone(),
-        warnings: report.warnings.clone(),
-        digest: report.digest.to_vec(),
-        pins: report.pins,
-        targets: report.targets.iter().map(target_to_pb).collect(),
-    });
+    let generations =
+        report.generations.iter().flatten().map(|((app, generation), report)| v1::GenerationReport {
+            app: app.to_string(),
+            generation: generation.0,
+            readiness: readiness_to_pb(report.readiness).into(),
+            detail: report.detail.clone(),
+            warnings: report.warnings.clone(),
+            digest: report.digest.to_vec(),
+            pins: report.pins,
+            targets: report.targets.iter().map(target_to_pb).collect(),
+        });
     v1::NodeReport {
         envelope,
         sequence: report.sequence,
@@ -199,7 +199,11 @@ pub(crate) fn app_to_pb(fleet: &Fleet, name: &AppName) -> Option<v1::App> {
         .filter_map(|assignments| {
             let mut ours = assignments.iter().filter(|((app, _), _)| app == name);
             let first = ours.next()?;
-            Some(std::iter::once(first).chain(ours).any(|(_, assignment)| assignment.desired == Desired::Serve))
+            Some(
+                std::iter::once(first)
+                    .chain(ours)
+                    .any(|(_, assignment)| assignment.desired == Desired::Serve),
+            )
         })
         .collect();
     Some(v1::App {
@@ -262,7 +266,8 @@ pub(crate) fn description_to_pb(
             node_generation_to_pb(fleet, node, key.1, assignment, reports.generation(node, key))
         })
     });
-    let newest = fleet.rollouts.keys().filter(|(app, _)| app == name).map(|(_, generation)| *generation).max();
+    let newest =
+        fleet.rollouts.keys().filter(|(app, _)| app == name).map(|(_, generation)| *generation).max();
     Some(v1::AppDescription {
         app: app_to_pb(fleet, name),
         spec: app.spec.to_json(),
@@ -381,12 +386,16 @@ fn steps_to_pb(
     let steps = rollout.steps.iter().map(|(&node, step)| {
         let report = reports.generation(node, key);
         let (step, failure) = step_to_text(step);
-        let detail = if failure.is_empty() { report.as_ref().map_or("", |report| &report.detail) } else { failure };
+        let detail =
+            if failure.is_empty() { report.as_ref().map_or("", |report| &report.detail) } else { failure };
         v1::RolloutStep {
             node: node_name(fleet, node),
             step: step.to_owned(),
             detail: detail.to_owned(),
-            readiness: report.as_ref().map_or("unknown", |report| readiness_to_text(report.readiness)).to_owned(),
+            readiness: report
+                .as_ref()
+                .map_or("unknown", |report| readiness_to_text(report.readiness))
+                .to_owned(),
             live: reports.is_live(node),
             warnings: report.map(|report| report.warnings).unwrap_or_default(),
         }
@@ -564,7 +573,8 @@ fn app_plan_to_pb(before: &Fleet, after: &Fleet, changed: &AppChanged) -> v1::Ap
     let old = before.apps.get(&changed.app);
     let new = after.apps.get(&changed.app);
     let document = |app: Option<&Arc<App>>| {
-        app.and_then(|app| serde_json::from_slice(&app.spec.to_json()).ok()).unwrap_or(serde_json::Value::Null)
+        app.and_then(|app| serde_json::from_slice(&app.spec.to_json()).ok())
+            .unwrap_or(serde_json::Value::Null)
     };
     let mut changes = Vec::new();
     if changed.outcome == Outcome::Changed {
@@ -576,7 +586,11 @@ fn app_plan_to_pb(before: &Fleet, after: &Fleet, changed: &AppChanged) -> v1::Ap
         version_before: old.map_or(0, |app| app.version),
         version_after: changed.version,
         changes,
-        nodes: if changed.outcome == Outcome::Unchanged { Vec::new() } else { node_plans(before, after, changed) },
+        nodes: if changed.outcome == Outcome::Unchanged {
+            Vec::new()
+        } else {
+            node_plans(before, after, changed)
+        },
         warnings: Vec::new(),
     }
 }
@@ -601,10 +615,17 @@ fn field_changes(
         (Array(old), Array(new)) => {
             for index in 0..old.len().max(new.len()) {
                 let path = format!("{path}[{index}]");
-                field_changes(&path, old.get(index).unwrap_or(&Null), new.get(index).unwrap_or(&Null), changes);
+                field_changes(
+                    &path,
+                    old.get(index).unwrap_or(&Null),
+                    new.get(index).unwrap_or(&Null),
+                    changes,
+                );
             }
         }
-        _ => changes.push(v1::FieldChange { field: path.to_owned(), before: leaf(before), after: leaf(after) }),
+        _ => {
+            changes.push(v1::FieldChange { field: path.to_owned(), before: leaf(before), after: leaf(after) })
+        }
     }
 }
 

@@ -10,11 +10,7 @@ use openraft::{
 use super::{Malformed, required};
 
 pub(crate) fn vote_to_pb(vote: &Vote<NodeId>) -> v1::RaftVote {
-    v1::RaftVote {
-        term: vote.leader_id.term,
-        node: vote.leader_id.node_id.0,
-        committed: vote.committed,
-    }
+    v1::RaftVote { term: vote.leader_id.term, node: vote.leader_id.node_id.0, committed: vote.committed }
 }
 
 pub(crate) fn vote(vote: Option<v1::RaftVote>) -> Result<Vote<NodeId>, Malformed> {
@@ -62,10 +58,14 @@ pub(crate) fn append_reply_to_pb(answer: &AppendEntriesResponse<NodeId>) -> v1::
     v1::AppendEntriesReply { result: Some(result) }
 }
 
-pub(crate) fn append_reply(answer: v1::AppendEntriesReply) -> Result<AppendEntriesResponse<NodeId>, Malformed> {
+pub(crate) fn append_reply(
+    answer: v1::AppendEntriesReply,
+) -> Result<AppendEntriesResponse<NodeId>, Malformed> {
     Ok(match required(answer.result, "result")? {
         reply::Result::Success(_) => AppendEntriesResponse::Success,
-        reply::Result::Partial(partial) => AppendEntriesResponse::PartialSuccess(partial.matching.map(log_id)),
+        reply::Result::Partial(partial) => {
+            AppendEntriesResponse::PartialSuccess(partial.matching.map(log_id))
+        }
         reply::Result::Conflict(_) => AppendEntriesResponse::Conflict,
         reply::Result::HigherVote(higher) => AppendEntriesResponse::HigherVote(vote(Some(higher))?),
     })
