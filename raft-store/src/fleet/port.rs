@@ -14,7 +14,12 @@ use crate::Rejection;
 
 /// Ports that the command at hand takes, before it changes anything.
 #[derive(Default)]
-pub(super) struct Claims(BTreeMap<(NodeId, u16), AppName>);
+pub(super) struct Claims {
+    taken: BTreeMap<(NodeId, u16), AppName>,
+    /// The lowest port of each node that may be free: a command for a thousand apps must not look at
+    /// the first thousand ports a thousand times.
+    lowest: BTreeMap<NodeId, u16>,
+}
 
 impl Fleet {
     /// The ports that a generation with this spec would get on a node now, one per `spec.listen`.
@@ -37,7 +42,7 @@ impl Fleet {
                 return Err(Rejection::PortReserved { port, node: member.name.clone() });
             }
             let holder = self.ports.get(&(node, port)).filter(|holder| **holder != spec.name).cloned();
-            if let Some(owner) = holder.or_else(|| claims.0.insert((node, port), spec.name.clone())) {
+            if let Some(owner) = holder.or_else(|| claims.taken.insert((node, port), spec.name.clone())) {
                 return Err(Rejection::PortTaken { port, node: member.name.clone(), owner });
             }
         }
@@ -56,8 +61,9 @@ impl Fleet {
         let before = self.newest_assignment(node, &spec.name).map_or(&[][..], |newest| &newest.ports);
         let reserved: BTreeSet<u16> = member.reserved_ports.iter().copied().collect();
         let usable = |claims: &Claims, port: u16| {
-            port != 0 && !reserved.contains(&port) && !claims.0.contains_key(&(node, port))
+            port != 0 && !reserved.contains(&port) && !claims.taken.contains_key(&(node, port))
         };
+        let (from, to) = member.port_pool;
         let mut ports = Vec::with_capacity(spec.listen.len());
         for (entry, listen) in spec.listen.iter().enumerate() {
             if listen.port != 0 {
@@ -65,16 +71,26 @@ impl Fleet {
                 continue;
             }
             let sticky = before.get(entry).copied().filter(|port| usable(claims, *port));
-            let (from, to) = member.port_pool;
-            let port = sticky
-                .or_else(|| {
-                    (from..=to).find(|port| usable(claims, *port) && !self.ports.contains_key(&(node, *port)))
-                })
-                .ok_or_else(|| Rejection::PortPoolExhausted { node: member.name.clone(), from, to })?;
-            claims.0.insert((node, port), spec.name.clone());
+            let chosen = sticky.or_else(|| {
+                let lowest = claims.lowest.get(&node).copied().unwrap_or(from);
+                let mut held = self.held_between(node, lowest, to).peekable();
+                let free =
+                    (lowest..=to).find(|port| held.next_if_eq(port).is_none() && usable(claims, *port));
+                claims.lowest.insert(node, free.unwrap_or(to));
+                free
+            });
+            let exhausted = || Rejection::PortPoolExhausted { node: member.name.clone(), from, to };
+            let port = chosen.ok_or_else(exhausted)?;
+            claims.taken.insert((node, port), spec.name.clone());
             ports.push(port);
         }
         Ok(ports)
+    }
+
+    /// In ascending order.
+    fn held_between(&self, node: NodeId, from: u16, to: u16) -> impl Iterator<Item = u16> {
+        let held = (from <= to).then(|| self.ports.range((node, from)..=(node, to)));
+        held.into_iter().flatten().map(|((_, port), _)| *port)
     }
 
     pub(super) fn hold_ports(&mut self, node: NodeId, app: &AppName, ports: &[u16]) {
