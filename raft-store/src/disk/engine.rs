@@ -191,6 +191,10 @@ impl EngineError {
     /// Tells a disk that says no from data that do.
     pub(crate) fn into_open_error(self) -> OpenError {
         match self {
+            // How sled meets a file that is shorter than it should be.
+            Self::Sled(sled::Error::Io(err)) if err.kind() == io::ErrorKind::UnexpectedEof => {
+                OpenError::Lost { why: format!("its log is cut off: {err}") }
+            }
             Self::Io(err) | Self::Sled(sled::Error::Io(err)) => OpenError::Io(err),
             Self::Decode { index, source } => undecodable(&format!("log entry {index}"), source),
             Self::Damage(damage @ Damage::Format { .. }) => OpenError::Newer { what: damage.to_string() },
