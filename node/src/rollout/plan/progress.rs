@@ -151,7 +151,7 @@ impl Forward<'_> {
         waits: &mut Vec<(NodeId, Why)>,
     ) {
         let steps = &self.rollout.steps;
-        let begun = steps.values().any(|step| is_asked_to_serve(step));
+        let begun = steps.values().any(is_asked_to_serve);
         let is_down = |node: &NodeId| matches!(self.view.presence(*node), Presence::Down);
         let ready =
             |(node, step): (&NodeId, &Step)| *step == Step::Ready || is_asked_to_serve(step) || is_down(node);
