@@ -143,3 +143,6 @@ fn timeouts(timeouts: &spec::Timeouts) -> proxy::Timeouts {
 fn size(limit: u64) -> usize {
     usize::try_from(limit).unwrap_or(usize::MAX)
 }
+
+#[cfg(test)]
+mod tests;
