@@ -457,7 +457,7 @@ fn events_say_what_a_user_would_ask_about() {
         "version 2 accepted; generation 8 prepares on n1",
         "node n1: generation 8: node n1: port 81 is in use",
         "generation 8 goes back to 5: node n1: port 81 is in use",
-        "generation 5 serves again on every node",
+        "generation 5 serves again",
     ];
     assert_eq!(told, expected);
 }

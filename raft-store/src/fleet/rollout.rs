@@ -215,7 +215,7 @@ impl Fleet {
         let from = self.rollout_in(RolloutState::RollingBack, app, generation)?.from;
         self.finish(app, generation, RolloutState::RolledBack);
         let from = from.unwrap_or_default();
-        self.record(at, Some(app), None, format!("generation {from} serves again on every node"));
+        self.record(at, Some(app), None, format!("generation {from} serves again"));
         Ok(())
     }
 

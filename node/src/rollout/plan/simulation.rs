@@ -11,7 +11,7 @@ use std::{
 
 use flotilla_proxy::Phase;
 use flotilla_raft_store::{
-    ApplyApp, Availability, Change, Fleet, GenerationState, NodeId, RolloutState, Step, Transition,
+    ApplyApp, Availability, Change, Fleet, GenerationState, NodeId, Reply, RolloutState, Step, Transition,
 };
 use flotilla_spec::AppName;
 
@@ -149,6 +149,17 @@ impl World {
             28 => self.with(id, "has its ports taken", |node| node.rejects = true),
             29..31 => self.with(id, "has its ports back", |node| node.rejects = false),
             31..33 => self.new_leader(id),
+            33 if self.nodes.len() > 3 => {
+                self.user(Change::SetAvailability { node: id, availability: Availability::Left });
+                self.nodes.remove(&id);
+            }
+            34 if self.nodes.len() < 6 => {
+                let member = member(&format!("m{}", self.log.now.0));
+                let answer = self.log.apply(Change::AddMember { member });
+                self.tell(|| format!("a node joins: {answer:?}"));
+                let Ok(Reply::Member { node }) = answer else { panic!("a member is answered") };
+                self.nodes.insert(node, Node::new());
+            }
             _ => {}
         }
     }
@@ -264,7 +275,7 @@ impl World {
         for node in self.nodes.values_mut() {
             (node.up, node.cut_off, node.well, node.rejects) = (true, false, true, false);
         }
-        let members: Vec<NodeId> = self.log.fleet.members.keys().copied().collect();
+        let members: Vec<NodeId> = self.nodes.keys().copied().collect();
         for node in members {
             self.user(Change::SetAvailability { node, availability: Availability::Active });
         }
