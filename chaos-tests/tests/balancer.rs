@@ -63,9 +63,7 @@ impl Drop for Balancer {
     }
 }
 
-/// `cargo test -p flotilla-chaos-tests --test balancer -- --ignored`
 #[tokio::test]
-#[ignore = "a stopping node resets connections that arrive between its last accept and the close"]
 async fn nodes_behind_haproxy_are_restarted_without_a_lost_connection() {
     let Some(haproxy) = peers::program("haproxy") else { return };
     let mut fleet = TestFleet::start(PROGRAM, 3).await;
@@ -75,9 +73,7 @@ async fn nodes_behind_haproxy_are_restarted_without_a_lost_connection() {
     restart_every_node_under_load(&mut fleet, front).await;
 }
 
-/// `cargo test -p flotilla-chaos-tests --test balancer -- --ignored`
 #[tokio::test]
-#[ignore = "a stopping node resets connections that arrive between its last accept and the close"]
 async fn nodes_behind_nginx_are_restarted_without_a_lost_connection() {
     let Some(nginx) = peers::program("nginx") else { return };
     let mut fleet = TestFleet::start(PROGRAM, 3).await;

@@ -224,6 +224,20 @@ impl ConfigFile {
 }
 
 impl Config {
+    /// Ports that apps cannot have here: those reserved, and those this node itself listens on where
+    /// its apps do.
+    fn taken_ports(&self) -> Vec<u16> {
+        let meets_apps = |own: &&SocketAddr| {
+            own.ip().is_unspecified() || self.traffic_address.is_none_or(|traffic| traffic == own.ip())
+        };
+        let own = [self.cluster_listen, self.admin_listen];
+        let mut taken = self.reserved_ports.clone();
+        taken.extend(own.iter().filter(meets_apps).map(SocketAddr::port));
+        taken.sort_unstable();
+        taken.dedup();
+        taken
+    }
+
     pub(crate) fn store(&self) -> StoreOptions {
         StoreOptions { free_space_min_bytes: self.free_space_min_bytes, ..StoreOptions::default() }
     }
@@ -238,7 +252,7 @@ impl Config {
             admin_address: self.admin_listen.to_string(),
             labels: self.labels.clone(),
             port_pool: self.port_pool,
-            reserved_ports: self.reserved_ports.clone(),
+            reserved_ports: self.taken_ports(),
             availability: Availability::Active,
             binary_version: env!("CARGO_PKG_VERSION").to_owned(),
         }
@@ -295,6 +309,22 @@ mod tests {
         assert_eq!(config.reserved_ports, [22]);
         assert_eq!(config.max_connections, 50_000);
         assert_eq!(config.raft, Timings::PRODUCTION);
+    }
+
+    #[test]
+    fn apps_cannot_have_the_ports_on_which_the_node_itself_listens() {
+        let file = |traffic: &str| {
+            format!(
+                "name = \"n1\"\n[cluster]\nlisten = \"127.0.0.9:7400\"\n[admin]\nlisten = \"127.0.0.1:7401\"\n{traffic}"
+            )
+        };
+        for (traffic, taken) in [
+            ("", [22, 7400, 7401].as_slice()),
+            ("[traffic]\naddress = \"127.0.0.9\"", &[22, 7400]),
+            ("[traffic]\naddress = \"10.0.0.1\"", &[22]),
+        ] {
+            assert_eq!(resolve(&file(traffic)).unwrap().member().reserved_ports, taken, "{traffic}");
+        }
     }
 
     #[test]

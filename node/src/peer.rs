@@ -162,10 +162,9 @@ async fn call<T>(
 ) -> Result<T, RpcError> {
     match tokio::time::timeout(option.hard_ttl(), answer).await {
         Ok(Ok(reply)) => Ok(reply.into_inner()),
-        Ok(Err(status)) if status.code() == tonic::Code::Unavailable => {
-            Err(RPCError::Unreachable(Unreachable::new(&status)))
-        }
-        Ok(Err(status)) => Err(RPCError::Network(NetworkError::new(&status))),
+        // A node that refuses (it is starting, or another one has its address) does so again at once:
+        // like one that cannot be reached, it is asked again after a pause.
+        Ok(Err(status)) => Err(RPCError::Unreachable(Unreachable::new(&status))),
         Err(elapsed) => Err(RPCError::Unreachable(Unreachable::new(&elapsed))),
     }
 }

@@ -299,6 +299,13 @@ impl State {
         apps.retain(|_, app| !app.generations.is_empty());
     }
 
+    /// The last thing before a port closes: nobody begins to connect any more.
+    pub(crate) fn turn_away(&self, key: PortKey) {
+        if let Some(port) = self.ports.get(&key) {
+            port.sockets.turn_away();
+        }
+    }
+
     /// The workers have let go of a port.
     pub(crate) fn closed(&mut self, key: PortKey, now: Instant) {
         let Some(port) = self.ports.remove(&key) else { return };

@@ -33,6 +33,9 @@ use crate::{
 const WATCH: Duration = Duration::from_secs(1);
 /// How long sessions that were cut get to disappear.
 const CUT_GRACE: Duration = Duration::from_secs(1);
+/// For clients that are half-way through connecting when a port closes: more than a round trip to
+/// the next data centre.
+const LAST_HANDSHAKES: Duration = Duration::from_millis(250);
 /// How often a waiting shutdown looks whether the last session has gone.
 const SHUTDOWN_POLL: Duration = Duration::from_millis(20);
 
@@ -241,6 +244,8 @@ impl Inner {
                     let inner = Arc::clone(self);
                     self.tasks.spawn_on(
                         async move {
+                            inner.state().turn_away(key);
+                            tokio::time::sleep(LAST_HANDSHAKES).await;
                             inner.close(slot).await;
                             let mut state = inner.state();
                             state.closed(key, Instant::now());

@@ -12,6 +12,8 @@ use std::{
     time::Duration,
 };
 
+#[cfg(target_os = "linux")]
+use socket2::SockFilter;
 use socket2::{Domain, Protocol, Socket, Type};
 
 mod owner;
@@ -57,10 +59,46 @@ impl PortSockets {
         self.sockets.iter().try_for_each(|socket| socket.listen(BACKLOG))
     }
 
+    /// From now on no client begins to connect; those who have begun may finish. Their SYNs are
+    /// dropped, not refused: each comes again after a second (RFC 6298 §2.1) and meets whoever has
+    /// the port then. Without this, a connection whose last packet arrives between the last accept and
+    /// the close is reset after its client was told that it stands.
+    pub(crate) fn turn_away(&self) {
+        for socket in &self.sockets {
+            if let Err(error) = drop_syns(socket) {
+                tracing::warn!(%error, "closing a port may reset its last connections");
+            }
+        }
+    }
+
     /// A duplicate of the socket of `worker` to accept on.
     pub(crate) fn accept_on(&self, worker: usize) -> io::Result<TcpListener> {
         Ok(self.sockets[worker].try_clone()?.into())
     }
+}
+
+/// Classic BPF over the TCP header: a SYN without ACK is dropped, everything else passes.
+#[cfg(target_os = "linux")]
+fn drop_syns(socket: &Socket) -> io::Result<()> {
+    const LOAD_BYTE: u16 = 0x30;
+    const AND: u16 = 0x54;
+    const JUMP_IF_EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    const FLAGS_AT: u32 = 13;
+    const SYN: u32 = 0x02;
+    const SYN_OR_ACK: u32 = 0x12;
+    socket.attach_filter(&[
+        SockFilter::new(LOAD_BYTE, 0, 0, FLAGS_AT),
+        SockFilter::new(AND, 0, 0, SYN_OR_ACK),
+        SockFilter::new(JUMP_IF_EQUAL, 0, 1, SYN),
+        SockFilter::new(RETURN, 0, 0, 0),
+        SockFilter::new(RETURN, 0, 0, u32::MAX),
+    ])
+}
+
+#[cfg(not(target_os = "linux"))]
+fn drop_syns(_: &Socket) -> io::Result<()> {
+    Ok(())
 }
 
 /// How long a closing port keeps accepting when the configuration does not say.
