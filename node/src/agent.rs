@@ -28,8 +28,15 @@ pub(crate) mod translate;
 const RETRY: Duration = Duration::from_secs(1);
 
 pub(crate) type Key = (AppName, GenerationId);
-/// What this node says of every generation that it runs or was asked for.
-pub(crate) type Running = Arc<BTreeMap<Key, GenerationReport>>;
+
+/// What this node says of itself, and up to which log index it has acted: a report that claimed more
+/// would let the coordinator take "not there yet" for "gone already".
+#[derive(Clone, Default)]
+pub(crate) struct Running {
+    applied: u64,
+    /// Every generation that runs here or was asked for. The same `Arc` as long as nothing changes.
+    generations: Arc<BTreeMap<Key, GenerationReport>>,
+}
 
 pub(crate) struct Agent {
     me: NodeId,
@@ -158,11 +165,13 @@ impl Agent {
         });
         let reports: BTreeMap<_, _> = reports.collect();
         self.running.send_if_modified(|running| {
-            let changed = **running != reports;
+            let moved = running.applied != fleet.index;
+            running.applied = fleet.index;
+            let changed = *running.generations != reports;
             if changed {
-                *running = Arc::new(reports);
+                running.generations = Arc::new(reports);
             }
-            changed
+            moved || changed
         });
     }
 }
@@ -179,22 +188,23 @@ pub(crate) async fn report(
     let incarnation = rand::random();
     let mut sequence = 0;
     // To whom the whole report went last; a new leader knows nothing yet.
-    let mut told: Option<(NodeId, Running)> = None;
+    let mut told: Option<(NodeId, Arc<BTreeMap<Key, GenerationReport>>)> = None;
     loop {
-        let now = running.borrow_and_update().clone();
+        let Running { applied, generations } = running.borrow_and_update().clone();
         let leader = metrics.borrow_and_update().current_leader;
         if let Some(leader) = leader {
             sequence += 1;
-            let same = told.as_ref().is_some_and(|(to, last)| *to == leader && Arc::ptr_eq(last, &now));
+            let same =
+                told.as_ref().is_some_and(|(to, last)| *to == leader && Arc::ptr_eq(last, &generations));
             let report = Report {
                 sequence,
                 incarnation,
-                applied: replica.fleet().index,
+                applied,
                 connections: proxy.connections(),
                 store_bytes: replica.store.size_bytes().unwrap_or(0),
-                generations: (!same).then(|| (*now).clone()),
+                generations: (!same).then(|| (*generations).clone()),
             };
-            told = send(&replica, leader, report).await.then_some((leader, now));
+            told = send(&replica, leader, report).await.then_some((leader, generations));
         }
         // Cancel-safe: watch channels and intervals remember.
         tokio::select! {

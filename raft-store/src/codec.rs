@@ -20,7 +20,6 @@ mod command;
 mod fleet;
 pub mod raft;
 
-
 const FORMAT: u8 = 1;
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
