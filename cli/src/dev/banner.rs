@@ -69,6 +69,12 @@ impl Banner<'_> {
         tries.push((format!("export FLOTILLA_ADDR={all}"), "ask whichever node answers"));
         if let Some(pid) = self.leader_pid() {
             tries.push((format!("kill -9 {pid}"), "lose the leader, keep the traffic"));
+            if let Some(url) = self.survivor() {
+                tries.push((
+                    format!("curl http://{url}"),
+                    "the other nodes serve on; the lost one is back in 3 s",
+                ));
+            }
         }
         let mut label = "try";
         for (command, why) in tries {
@@ -109,9 +115,18 @@ impl Banner<'_> {
         })
     }
 
+    fn leader(&self) -> Option<usize> {
+        self.layout.nodes.iter().position(|node| node.name == self.status.leader_name)
+    }
+
     fn leader_pid(&self) -> Option<u32> {
-        let leader = self.layout.nodes.iter().position(|node| node.name == self.status.leader_name)?;
-        self.pids.get(leader).copied().filter(|pid| *pid != 0)
+        self.pids.get(self.leader()?).copied().filter(|pid| *pid != 0)
+    }
+
+    /// Where the demo answers while the leader is gone.
+    fn survivor(&self) -> Option<SocketAddr> {
+        let (leader, demo) = (self.leader()?, self.demo.as_ref()?);
+        demo.addresses.iter().enumerate().find(|(node, _)| *node != leader).map(|(_, address)| *address)
     }
 }
 
