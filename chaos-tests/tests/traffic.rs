@@ -162,8 +162,8 @@ impl<'a> Memory<'a> {
 
 #[tokio::test]
 async fn thirty_applies_lose_no_connection() {
-    // A machine that is busy with other things too opens fewer; what counts here is that none is lost.
-    applies_under_load(30, 1_000).await;
+    // What counts is that none is lost; how many a busy machine opens is not a matter for a test.
+    applies_under_load(30, 100).await;
 }
 
 /// `cargo test -p flotilla-chaos-tests --test traffic -- --ignored two_hundred --nocapture`
