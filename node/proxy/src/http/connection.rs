@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use tokio::net::TcpStream;
 
-use super::{guard::Violation, link::Link};
+use super::{guard::Violation, headers::Seen, link::Link};
 use crate::{
     clock::{Expired, NEVER, Timer, millis},
     config::Timeouts,
@@ -60,6 +60,8 @@ pub(crate) struct Connection {
     pub(crate) port: Rc<LocalPort>,
     pub(crate) timer: Rc<Timer>,
     pub(crate) peer: SocketAddr,
+    /// The same for the fields of each request.
+    pub(crate) seen: Seen,
     /// The response whose request body is still on its way: polled by the task of the connection
     /// as well, because the client may not read before it has sent everything.
     pub(crate) upload: RefCell<Option<Link>>,
@@ -89,6 +91,7 @@ impl Connection {
         let connection = Connection {
             timer: worker.clock.timer(),
             worker,
+            seen: Seen::new(peer, port.slot.port),
             port,
             peer,
             upload: RefCell::default(),

@@ -209,7 +209,7 @@ fn admit(
     };
     let route = generation.router.route(host, parts.uri.path(), &parts.method).ok_or(Refusal::NoRoute)?;
     let (pool, route) = (route.pool, route.name.and_then(|name| generation.route_index(name)));
-    headers::sanitize_request(parts, connection.peer, connection.port.slot.port, upgrade);
+    headers::sanitize_request(parts, &connection.seen, upgrade);
     parts.version = Version::HTTP_11;
     if exchange.upload.is_none() {
         parts.headers.remove(header::EXPECT);
