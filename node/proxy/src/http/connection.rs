@@ -231,9 +231,11 @@ impl Connection {
         self.violation.get()
     }
 
-    /// Tells the socket that an upgrade did not happen.
+    /// Tells the socket that an upgrade did not happen. What it held comes with the next read, which
+    /// nothing else may cause: these bytes have arrived long ago.
     pub(crate) fn resume(&self) {
         self.resume.set(true);
+        self.timer.wake();
     }
 
     pub(crate) fn take_resume(&self) -> bool {
