@@ -78,6 +78,7 @@ pub(crate) struct Connection {
     violation: Cell<Option<Violation>>,
     resume: Cell<bool>,
     is_at_end: Cell<bool>,
+    has_heard_all: Cell<bool>,
     hurries: Cell<bool>,
 }
 
@@ -106,6 +107,7 @@ impl Connection {
             violation: Cell::new(None),
             resume: Cell::new(false),
             is_at_end: Cell::new(false),
+            has_heard_all: Cell::new(false),
             hurries: Cell::new(false),
         };
         connection.follow(serving);
@@ -212,6 +214,15 @@ impl Connection {
     /// Whether the client has said that it will send no more.
     pub(crate) fn is_at_end(&self) -> bool {
         self.is_at_end.get()
+    }
+
+    /// The client's last request, by its own words, was read to its end.
+    pub(crate) fn hear_all(&self) {
+        self.has_heard_all.set(true);
+    }
+
+    pub(crate) fn has_heard_all(&self) -> bool {
+        self.has_heard_all.get()
     }
 
     /// A request is being answered.

@@ -162,6 +162,13 @@ pub(crate) fn is_upgrade(headers: &HeaderMap) -> bool {
         && tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"))
 }
 
+/// Whether the client sends nothing after this request (RFC 9112 §9.3, §9.6).
+pub(crate) fn is_last(request: &request::Parts) -> bool {
+    let has =
+        |option: &str| tokens(&request.headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case(option));
+    has("close") || request.version < Version::HTTP_11 && !has("keep-alive")
+}
+
 /// What we saw of a client ourselves, as the fields say it. Written once per connection: formatting an address costs
 /// as much as parsing a small request.
 pub(crate) struct Seen {

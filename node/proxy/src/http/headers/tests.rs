@@ -261,3 +261,18 @@ fn responses_lose_what_concerns_the_upstream_connection() {
         assert_eq!(parts.version, Version::HTTP_11);
     }
 }
+
+#[test]
+fn the_last_request_of_a_client_is_known_by_its_connection_field_or_its_version() {
+    for (text, want) in [
+        ("GET / HTTP/1.1\nHost: a", false),
+        ("GET / HTTP/1.1\nHost: a\nConnection: close", true),
+        ("GET / HTTP/1.1\nHost: a\nConnection: te, Close", true),
+        ("GET / HTTP/1.1\nHost: a\nConnection: closed", false),
+        ("GET / HTTP/1.0", true),
+        ("GET / HTTP/1.0\nConnection: keep-alive", false),
+        ("GET / HTTP/1.0\nConnection: keep-alive, close", true),
+    ] {
+        assert_eq!(is_last(&request(text)), want, "{text}");
+    }
+}
