@@ -187,7 +187,8 @@ impl Timer {
         }
     }
 
-    fn wake(&self) {
+    /// Has the owner look at where it stands.
+    pub(crate) fn wake(&self) {
         if let Some(waker) = self.waker.borrow().as_ref() {
             waker.wake_by_ref();
         }

@@ -95,6 +95,8 @@ pub(crate) async fn serve(
             let tunnel = connection.tunnel.take();
             match tunnel {
                 Some(tunnel) => self::tunnel(&connection, stream, tunnel, read_buf, &held).await,
+                // It has said that it sends no more, so no reset can destroy the last answer.
+                None if connection.has_heard_all() => End::Done,
                 None => finish(&connection, stream).await,
             }
         }

@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use tokio::net::TcpStream;
 
-use super::{guard::Violation, link::Link};
+use super::{guard::Violation, headers::Seen, link::Link};
 use crate::{
     clock::{Expired, NEVER, Timer, millis},
     config::Timeouts,
@@ -60,6 +60,8 @@ pub(crate) struct Connection {
     pub(crate) port: Rc<LocalPort>,
     pub(crate) timer: Rc<Timer>,
     pub(crate) peer: SocketAddr,
+    /// The same for the fields of each request.
+    pub(crate) seen: Seen,
     /// The response whose request body is still on its way: polled by the task of the connection
     /// as well, because the client may not read before it has sent everything.
     pub(crate) upload: RefCell<Option<Link>>,
@@ -76,6 +78,7 @@ pub(crate) struct Connection {
     violation: Cell<Option<Violation>>,
     resume: Cell<bool>,
     is_at_end: Cell<bool>,
+    has_heard_all: Cell<bool>,
     hurries: Cell<bool>,
 }
 
@@ -89,6 +92,7 @@ impl Connection {
         let connection = Connection {
             timer: worker.clock.timer(),
             worker,
+            seen: Seen::new(peer, port.slot.port),
             port,
             peer,
             upload: RefCell::default(),
@@ -103,6 +107,7 @@ impl Connection {
             violation: Cell::new(None),
             resume: Cell::new(false),
             is_at_end: Cell::new(false),
+            has_heard_all: Cell::new(false),
             hurries: Cell::new(false),
         };
         connection.follow(serving);
@@ -211,6 +216,15 @@ impl Connection {
         self.is_at_end.get()
     }
 
+    /// The client's last request, by its own words, was read to its end.
+    pub(crate) fn hear_all(&self) {
+        self.has_heard_all.set(true);
+    }
+
+    pub(crate) fn has_heard_all(&self) -> bool {
+        self.has_heard_all.get()
+    }
+
     /// A request is being answered.
     pub(crate) fn is_busy(&self) -> bool {
         matches!(self.phase.get(), Phase::Upstream | Phase::Upload | Phase::Body)
@@ -228,9 +242,11 @@ impl Connection {
         self.violation.get()
     }
 
-    /// Tells the socket that an upgrade did not happen.
+    /// Tells the socket that an upgrade did not happen. What it held comes with the next read, which
+    /// nothing else may cause: these bytes have arrived long ago.
     pub(crate) fn resume(&self) {
         self.resume.set(true);
+        self.timer.wake();
     }
 
     pub(crate) fn take_resume(&self) -> bool {

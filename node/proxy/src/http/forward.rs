@@ -41,6 +41,8 @@ pub(crate) struct Exchange {
     pin: Option<Pin>,
     in_flight: Option<InFlight>,
     upload: Option<Rc<Upload>>,
+    /// Forwarded, and the last one its client will send.
+    is_last: bool,
     start: Instant,
     /// No part of the request may take longer than until then.
     latest: u64,
@@ -61,6 +63,7 @@ impl Exchange {
             pin: Some(pin),
             in_flight: None,
             upload: None,
+            is_last: false,
             start: Instant::now(),
             latest,
             route: None,
@@ -101,6 +104,9 @@ impl Drop for Exchange {
             cells.request_bytes.add(upload.bytes.get());
         }
         self.serving.cells.request(self.route, self.status.get());
+        if self.is_last && self.is_upload_finished() {
+            self.connection.hear_all();
+        }
         self.connection.upload.take();
         self.connection.enter_idle();
     }
@@ -170,11 +176,13 @@ async fn answer(
     let (mut parts, incoming) = request.into_parts();
     let upgrade = headers::is_upgrade(&parts.headers);
     let holds = parts.headers.contains_key(header::UPGRADE);
+    let is_last = headers::is_last(&parts);
     let result = match admit(exchange, &mut parts, &incoming, upgrade) {
         Ok(pool) => exchange_with(exchange, pool, parts, incoming, upgrade).await,
         Err(refusal) => Err(refusal),
     };
     let upgraded = matches!(&result, Ok((parts, _)) if parts.status == StatusCode::SWITCHING_PROTOCOLS);
+    exchange.is_last = is_last && result.is_ok();
     if holds && !upgraded {
         exchange.connection.resume();
     }
@@ -209,7 +217,7 @@ fn admit(
     };
     let route = generation.router.route(host, parts.uri.path(), &parts.method).ok_or(Refusal::NoRoute)?;
     let (pool, route) = (route.pool, route.name.and_then(|name| generation.route_index(name)));
-    headers::sanitize_request(parts, connection.peer, connection.port.slot.port, upgrade);
+    headers::sanitize_request(parts, &connection.seen, upgrade);
     parts.version = Version::HTTP_11;
     if exchange.upload.is_none() {
         parts.headers.remove(header::EXPECT);

@@ -162,16 +162,31 @@ pub(crate) fn is_upgrade(headers: &HeaderMap) -> bool {
         && tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"))
 }
 
+/// Whether the client sends nothing after this request (RFC 9112 §9.3, §9.6).
+pub(crate) fn is_last(request: &request::Parts) -> bool {
+    let has =
+        |option: &str| tokens(&request.headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case(option));
+    has("close") || request.version < Version::HTTP_11 && !has("keep-alive")
+}
+
+/// What we saw of a client ourselves, as the fields say it. Written once per connection: formatting an address costs
+/// as much as parsing a small request.
+pub(crate) struct Seen {
+    client: HeaderValue,
+    local_port: HeaderValue,
+}
+
+impl Seen {
+    pub(crate) fn new(client: SocketAddr, local_port: u16) -> Seen {
+        Seen { client: address(client.ip().to_canonical()), local_port: HeaderValue::from(local_port) }
+    }
+}
+
 /// Makes a checked request ready for an origin. `upgrade`: keep the request's wish to change the protocol.
 ///
 /// Fields about this connection come off, those named in `Connection` too; the target becomes a path with the host
 /// in `Host`; and `X-Forwarded-*` says what we saw, whatever the client claimed.
-pub(crate) fn sanitize_request(
-    request: &mut request::Parts,
-    client: SocketAddr,
-    local_port: u16,
-    upgrade: bool,
-) {
+pub(crate) fn sanitize_request(request: &mut request::Parts, seen: &Seen, upgrade: bool) {
     let headers = &mut request.headers;
     let upgrade = if upgrade { offered_protocols(headers) } else { None };
     // RFC 9110 §10.1.4: whether the *client* takes trailers is worth passing on; codings are between two hops.
@@ -206,9 +221,9 @@ pub(crate) fn sanitize_request(
         // HTTP/1.0 may go without; what we send is HTTP/1.1 (RFC 9112 §3.2: then it is empty).
         None => headers.insert(HOST, HeaderValue::from_static("")),
     };
-    headers.insert(&X_FORWARDED_FOR, address(client.ip().to_canonical()));
+    headers.insert(&X_FORWARDED_FOR, seen.client.clone());
     headers.insert(&X_FORWARDED_PROTO, HeaderValue::from_static("http"));
-    headers.insert(&X_FORWARDED_PORT, HeaderValue::from(local_port));
+    headers.insert(&X_FORWARDED_PORT, seen.local_port.clone());
     // RFC 9110 §2.5: an intermediary sends its own version.
     request.version = Version::HTTP_11;
 }

@@ -131,7 +131,7 @@ impl Write for ClientIo {
     }
 }
 
-/// The upstream side.
+/// The upstream side. It wakes whom its [`Wire`] names, whatever hyper is polled with.
 pub(crate) struct UpstreamIo {
     stream: TcpStream,
     wire: Rc<Wire>,
@@ -145,6 +145,11 @@ impl UpstreamIo {
 
     pub(crate) fn into_stream(self) -> TcpStream {
         self.stream
+    }
+
+    fn with_waker<T>(&mut self, poll: impl FnOnce(Pin<&mut TcpStream>, &mut Context<'_>) -> T) -> T {
+        let waker = self.wire.waker.borrow();
+        poll(Pin::new(&mut self.stream), &mut Context::from_waker(&waker))
     }
 
     fn wrote<'a>(&self, n: usize, slices: impl Iterator<Item = &'a [u8]>) {
@@ -163,11 +168,12 @@ impl UpstreamIo {
 impl Read for UpstreamIo {
     fn poll_read(
         self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
+        _: &mut Context<'_>,
         mut cursor: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let (read, _) = ready!(fill(&mut this.stream, cx, &mut cursor, <[u8]>::len))?;
+        let (read, _) =
+            ready!(this.with_waker(|stream, cx| fill(stream.get_mut(), cx, &mut cursor, <[u8]>::len)))?;
         this.cells.received_upstream.add(read as u64);
         if read > 0 {
             this.wire.has_received.set(true);
@@ -177,20 +183,20 @@ impl Read for UpstreamIo {
 }
 
 impl Write for UpstreamIo {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let n = ready!(Pin::new(&mut this.stream).poll_write(cx, bytes))?;
+        let n = ready!(this.with_waker(|stream, cx| stream.poll_write(cx, bytes)))?;
         this.wrote(n, std::iter::once(bytes));
         Poll::Ready(Ok(n))
     }
 
     fn poll_write_vectored(
         self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
+        _: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let n = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, slices))?;
+        let n = ready!(this.with_waker(|stream, cx| stream.poll_write_vectored(cx, slices)))?;
         this.wrote(n, slices.iter().map(|slice| &**slice));
         Poll::Ready(Ok(n))
     }
@@ -203,8 +209,8 @@ impl Write for UpstreamIo {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().with_waker(AsyncWrite::poll_shutdown)
     }
 }
 

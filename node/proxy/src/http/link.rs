@@ -9,11 +9,16 @@ use std::{
     future::Future,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::{Context, Poll, Wake, Waker},
 };
 
 use bytes::Bytes;
 use http::{Request, Response};
+use http_body::Body as _;
 use hyper::{
     body::Incoming,
     client::conn::{TrySendError, http1},
@@ -34,13 +39,33 @@ struct Inner {
     /// The connection must not be polled once it has ended.
     is_closed: bool,
     send: http1::SendRequest<RequestBody>,
+    /// The body of the request is still to come, from another part of the same task.
+    has_upload: bool,
+    yielded: Arc<Yielded>,
+    /// Sets `yielded`.
+    waker: Waker,
     wire: Rc<Wire>,
     active: Active,
 }
 
-/// What was seen on the socket during the exchange that runs now.
+/// hyper gave up its turn with work left to do.
 #[derive(Default)]
+struct Yielded(AtomicBool);
+
+impl Wake for Yielded {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.0.store(true, Relaxed);
+    }
+}
+
+/// What was seen on the socket during the exchange that runs now.
 pub(crate) struct Wire {
+    /// The task to wake when the socket is ready.
+    pub(crate) waker: RefCell<Waker>,
     /// A byte of a response came in.
     pub(crate) has_received: Cell<bool>,
     /// The bytes of the request as written, kept while a retry may need them.
@@ -49,21 +74,45 @@ pub(crate) struct Wire {
 
 impl Link {
     pub(crate) async fn open(stream: TcpStream, cells: &Rc<AppCells>) -> hyper::Result<Link> {
-        let wire = Rc::new(Wire::default());
+        let wire = Rc::new(Wire {
+            waker: RefCell::new(Waker::noop().clone()),
+            has_received: Cell::new(false),
+            written: RefCell::new(None),
+        });
         let io = UpstreamIo::new(stream, Rc::clone(&wire), Rc::clone(cells));
         let (send, connection) = http1::Builder::new().max_buf_size(BUFFER_BYTES_MAX).handshake(io).await?;
-        let inner = Inner { connection, is_closed: false, send, wire, active: Active::new(cells) };
+        let yielded = Arc::<Yielded>::default();
+        let waker = Waker::from(Arc::clone(&yielded));
+        let active = Active::new(cells);
+        let inner =
+            Inner { connection, is_closed: false, send, has_upload: false, yielded, waker, wire, active };
         Ok(Link(Rc::new(RefCell::new(inner))))
     }
 
     /// Moves the connection on. Ready once it has ended, for whatever reason.
+    ///
+    /// Only the socket wakes the task again. hyper would wake it for everything we do at the other
+    /// end of its channels, a request sent or a frame asked for, and whoever does that polls the
+    /// connection right after; each such wake costs the whole task another turn.
     pub(crate) fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut inner = self.0.borrow_mut();
+        let inner = &mut *inner;
         if inner.is_closed {
             return Poll::Ready(());
         }
+        inner.wire.waker.borrow_mut().clone_from(cx.waker());
         // The reason is also told to the request or body it concerns.
-        let ended = inner.connection.poll_without_shutdown(cx).is_ready();
+        let ended = if inner.has_upload {
+            inner.connection.poll_without_shutdown(cx).is_ready()
+        } else {
+            inner.yielded.0.store(false, Relaxed);
+            let mut quiet = Context::from_waker(&inner.waker);
+            let ended = inner.connection.poll_without_shutdown(&mut quiet).is_ready();
+            if inner.yielded.0.load(Relaxed) {
+                cx.waker().wake_by_ref();
+            }
+            ended
+        };
         inner.is_closed = ended;
         if ended { Poll::Ready(()) } else { Poll::Pending }
     }
@@ -89,6 +138,7 @@ impl Link {
             *written = None;
         }
         drop(written);
+        inner.has_upload = !request.body().is_end_stream();
         inner.send.try_send_request(request)
     }
 

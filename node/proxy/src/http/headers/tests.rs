@@ -32,7 +32,7 @@ fn forwarded(text_in: &str) -> String {
     let mut parts = request(text_in);
     check_request(&parts).unwrap();
     let upgrade = is_upgrade(&parts.headers);
-    sanitize_request(&mut parts, CLIENT.parse().unwrap(), 8080, upgrade);
+    sanitize_request(&mut parts, &Seen::new(CLIENT.parse().unwrap(), 8080), upgrade);
     // What goes out must itself pass every check, or the next proxy may see another message.
     if !parts.headers[HOST].is_empty() {
         assert_eq!(check_request(&parts), Ok(()), "{text_in}");
@@ -218,7 +218,7 @@ fn what_a_client_claims_about_itself_is_replaced_by_what_we_saw() {
         "\nConnection: x-forwarded-for, X-Forwarded-Host",
     ] {
         let mut parts = request(&format!("GET / HTTP/1.1\nHost: h:80{claims}"));
-        sanitize_request(&mut parts, CLIENT.parse().unwrap(), 8080, false);
+        sanitize_request(&mut parts, &Seen::new(CLIENT.parse().unwrap(), 8080), false);
         assert_eq!(fields(&parts.headers), format!("host: h:80\n{seen}"), "{claims}");
     }
 }
@@ -232,7 +232,7 @@ fn addresses_are_written_as_people_know_them() {
         ("255.255.255.255:1", "255.255.255.255"),
     ] {
         let mut parts = request("GET / HTTP/1.1\nHost: h");
-        sanitize_request(&mut parts, client.parse().unwrap(), 1, false);
+        sanitize_request(&mut parts, &Seen::new(client.parse().unwrap(), 1), false);
         assert_eq!(parts.headers[&X_FORWARDED_FOR], expected);
     }
 }
@@ -259,5 +259,20 @@ fn responses_lose_what_concerns_the_upstream_connection() {
         sanitize_response(&mut parts, upgrade);
         assert_eq!(fields(&parts.headers), kept, "{given}");
         assert_eq!(parts.version, Version::HTTP_11);
+    }
+}
+
+#[test]
+fn the_last_request_of_a_client_is_known_by_its_connection_field_or_its_version() {
+    for (text, want) in [
+        ("GET / HTTP/1.1\nHost: a", false),
+        ("GET / HTTP/1.1\nHost: a\nConnection: close", true),
+        ("GET / HTTP/1.1\nHost: a\nConnection: te, Close", true),
+        ("GET / HTTP/1.1\nHost: a\nConnection: closed", false),
+        ("GET / HTTP/1.0", true),
+        ("GET / HTTP/1.0\nConnection: keep-alive", false),
+        ("GET / HTTP/1.0\nConnection: keep-alive, close", true),
+    ] {
+        assert_eq!(is_last(&request(text)), want, "{text}");
     }
 }
