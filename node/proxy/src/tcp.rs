@@ -142,8 +142,8 @@ pub(crate) async fn join(
     let mut upstream_broke = pin!(upstream.ready(Interest::ERROR));
     let end = poll_fn(|cx| {
         let before = up.moved + down.moved;
-        let one = up.poll(cx, worker, client, upstream);
-        let other = down.poll(cx, worker, upstream, client);
+        let one = up.poll(cx, worker, client, upstream, down.phase);
+        let other = down.poll(cx, worker, upstream, client, up.phase);
         let broke = match (one, other) {
             (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_))) => true,
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(End::Done),
@@ -214,6 +214,7 @@ impl<'a> Half<'a> {
         worker: &Worker,
         from: &TcpStream,
         to: &TcpStream,
+        opposite: Phase,
     ) -> Poll<io::Result<()>> {
         let turn = self.moved + TURN_BYTES;
         loop {
@@ -223,7 +224,11 @@ impl<'a> Half<'a> {
             ready!(self.write(cx, to))?;
             if self.phase == Phase::Draining {
                 self.free(worker);
-                SockRef::from(to).shutdown(Shutdown::Write)?;
+                // The last to end leaves that to the close: nothing is left to be read there, so it sends
+                // a FIN as well.
+                if opposite != Phase::Done {
+                    SockRef::from(to).shutdown(Shutdown::Write)?;
+                }
                 self.phase = Phase::Done;
                 continue;
             }
