@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches, error::ErrorKind};
-use flotilla_node::Standalone;
+use flotilla_node::{ProxyConfig, Standalone};
 use flotilla_spec::AppSpec;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
@@ -38,6 +38,12 @@ pub(crate) struct Args {
     /// Traffic threads; 0 = one per core
     #[arg(long, value_name = "N", default_value_t = 0)]
     workers: usize,
+    /// Connections at once over all listeners; 0 = no limit
+    #[arg(long, value_name = "N", default_value_t = ProxyConfig::default().max_connections)]
+    max_connections: usize,
+    /// Connections at once from one client address; 0 = no limit
+    #[arg(long, value_name = "N", default_value_t = ProxyConfig::default().max_connections_per_source)]
+    max_connections_per_source: usize,
 }
 
 /// `--listen` begins a listener, and every `--to` up to the next one is a target of it.
@@ -66,7 +72,7 @@ async fn serve(args: Args, shell: &Shell) -> Result<Exit, Failure> {
         Some(file) => spec_file::read(&file.display().to_string(), &shell.output)?,
         None => args.listeners.0.iter().map(Listener::app).collect::<Result<_, _>>()?,
     };
-    let mut proxy = Standalone::start(args.workers)?;
+    let mut proxy = Standalone::start(args.config())?;
     let ports: Vec<String> =
         apps.iter().flat_map(|app| &app.listen).map(|listen| listen.port.to_string()).collect();
     proxy.apply(apps.clone()).await.map_err(|err| Failure::new(Exit::Failed, err.to_string()))?;
@@ -103,6 +109,18 @@ async fn serve(args: Args, shell: &Shell) -> Result<Exit, Failure> {
     info!("stopping");
     proxy.stop(DRAIN).await;
     Ok(Exit::Done)
+}
+
+impl Args {
+    fn config(&self) -> ProxyConfig {
+        let defaults = ProxyConfig::default();
+        ProxyConfig {
+            workers: if self.workers == 0 { defaults.workers } else { self.workers },
+            max_connections: self.max_connections,
+            max_connections_per_source: self.max_connections_per_source,
+            ..defaults
+        }
+    }
 }
 
 impl Listener {

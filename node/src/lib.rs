@@ -22,4 +22,6 @@ mod server;
 mod standalone;
 
 pub use node::run;
+/// Settings of [`Standalone`].
+pub use flotilla_proxy::ProxyConfig;
 pub use standalone::{Applied, ApplyError, Standalone};

@@ -33,14 +33,8 @@ pub enum ApplyError {
 }
 
 impl Standalone {
-    /// `workers`: traffic threads; 0 = one per core.
-    pub fn start(workers: usize) -> anyhow::Result<Self> {
-        let workers = match workers {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            workers => workers,
-        };
-        let proxy = Proxy::start(ProxyConfig { workers, ..ProxyConfig::default() })?;
-        Ok(Self { proxy, serving: BTreeMap::new(), last: GenerationId(0) })
+    pub fn start(config: ProxyConfig) -> anyhow::Result<Self> {
+        Ok(Self { proxy: Proxy::start(config)?, serving: BTreeMap::new(), last: GenerationId(0) })
     }
 
     /// Serves exactly `apps` from now on. All of them are prepared before the first one shifts, so a

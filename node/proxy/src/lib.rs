@@ -18,6 +18,7 @@ mod generation;
 pub mod http;
 mod listener;
 pub mod metrics;
+mod pipe;
 mod pool;
 mod proxy;
 mod session;

@@ -103,6 +103,12 @@ impl Count {
         self.pending.set(self.pending.get() + n);
     }
 
+    /// What was counted since the last flush.
+    #[cfg(test)]
+    pub(crate) fn pending(&self) -> u64 {
+        self.pending.get()
+    }
+
     fn flush(&self) {
         let n = self.pending.take();
         if n > 0 {

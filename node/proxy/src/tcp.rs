@@ -1,14 +1,17 @@
 //! L4: one client connection joined to one upstream connection, byte for byte.
 //!
 //! Half-closed sessions stay open in the other direction; a reset of either side becomes a reset of
-//! the other. The copy is one function, [`join`], which HTTP tunnels use as well; moving bytes inside
-//! the kernel (splice) would replace the body of [`Half::poll`] and nothing else.
+//! the other. HTTP tunnels use [`join`] as well.
+//!
+//! Small messages are copied through a buffer: one read, one write. A direction that fills its buffer
+//! is bulk and goes through a pipe inside the kernel from then on, until little comes at a time.
 
 use std::{
     future::{Future, poll_fn},
     io,
     net::Shutdown,
     ops::Range,
+    os::fd::AsFd,
     pin::pin,
     rc::Rc,
     task::{Context, Poll, ready},
@@ -24,10 +27,17 @@ use crate::{
     connect::{Attempts, Unreachable},
     generation::{LocalServing, Pin},
     metrics::{AppCells, Count},
+    pipe::Pipe,
     pool::InFlight,
     session::{Admitted, End, reset_on_close},
     worker::Worker,
 };
+
+/// A splice that moved less is the end of bulk. Half of a full buffer, which is its beginning, so that
+/// a stream in between does not change its mind at every read.
+const BULK_BYTES_MIN: usize = crate::buffers::BUFFER_BYTES / 2;
+/// Bytes that one direction moves before others get their turn: about a third of a millisecond.
+const TURN_BYTES: u64 = 1024 * 1024;
 
 /// Serves one accepted connection to its end.
 pub(crate) async fn serve(
@@ -132,8 +142,8 @@ pub(crate) async fn join(
     let mut upstream_broke = pin!(upstream.ready(Interest::ERROR));
     let end = poll_fn(|cx| {
         let before = up.moved + down.moved;
-        let one = up.poll(cx, worker, client, upstream);
-        let other = down.poll(cx, worker, upstream, client);
+        let one = up.poll(cx, worker, client, upstream, down.phase);
+        let other = down.poll(cx, worker, upstream, client, up.phase);
         let broke = match (one, other) {
             (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_))) => true,
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(End::Done),
@@ -165,6 +175,9 @@ struct Half<'a> {
     /// Held only while there are bytes in it, or more may be there to read.
     buffer: Option<Box<[u8]>>,
     filled: Range<usize>,
+    /// The same. Nothing is read while the buffer, the pipe or `first` have bytes, so never two do.
+    pipe: Option<Pipe>,
+    is_bulk: bool,
     phase: Phase,
     moved: u64,
     received: &'a Count,
@@ -181,7 +194,17 @@ enum Phase {
 
 impl<'a> Half<'a> {
     fn new(first: Bytes, received: &'a Count, sent: &'a Count) -> Half<'a> {
-        Half { first, buffer: None, filled: 0..0, phase: Phase::Open, moved: 0, received, sent }
+        Half {
+            first,
+            buffer: None,
+            filled: 0..0,
+            pipe: None,
+            is_bulk: false,
+            phase: Phase::Open,
+            moved: 0,
+            received,
+            sent,
+        }
     }
 
     /// Moves what can be moved. Ready once the source has ended and the target was told so.
@@ -191,7 +214,9 @@ impl<'a> Half<'a> {
         worker: &Worker,
         from: &TcpStream,
         to: &TcpStream,
+        opposite: Phase,
     ) -> Poll<io::Result<()>> {
+        let turn = self.moved + TURN_BYTES;
         loop {
             if self.phase == Phase::Done {
                 return Poll::Ready(Ok(()));
@@ -199,12 +224,20 @@ impl<'a> Half<'a> {
             ready!(self.write(cx, to))?;
             if self.phase == Phase::Draining {
                 self.free(worker);
-                SockRef::from(to).shutdown(Shutdown::Write)?;
+                // The last to end leaves that to the close: nothing is left to be read there, so it sends
+                // a FIN as well.
+                if opposite != Phase::Done {
+                    SockRef::from(to).shutdown(Shutdown::Write)?;
+                }
                 self.phase = Phase::Done;
                 continue;
             }
+            let others_wait = self.moved >= turn;
+            if others_wait {
+                cx.waker().wake_by_ref();
+            }
             // Readiness first: a session that has nothing to say holds no buffer.
-            if from.poll_read_ready(cx)?.is_pending() {
+            if others_wait || from.poll_read_ready(cx)?.is_pending() {
                 self.free(worker);
                 return Poll::Pending;
             }
@@ -213,13 +246,17 @@ impl<'a> Half<'a> {
     }
 
     fn read(&mut self, worker: &Worker, from: &TcpStream) -> io::Result<()> {
+        if self.is_bulk && self.splice(worker, from)? {
+            return Ok(());
+        }
         let buffer = self.buffer.get_or_insert_with(|| worker.buffers.take());
         match from.try_read(buffer) {
             Ok(0) => self.phase = Phase::Draining,
             Ok(n) => {
                 self.filled = 0..n;
                 self.received.add(n as u64);
-                if n < buffer.len() {
+                self.is_bulk = n == buffer.len();
+                if !self.is_bulk {
                     forget_readiness(from, Interest::READABLE);
                 }
             }
@@ -229,43 +266,74 @@ impl<'a> Half<'a> {
         Ok(())
     }
 
-    fn write(&mut self, cx: &mut Context<'_>, to: &TcpStream) -> Poll<io::Result<()>> {
-        loop {
-            let bytes: &[u8] = match &self.buffer {
-                _ if !self.first.is_empty() => &self.first,
-                Some(buffer) => &buffer[self.filled.clone()],
-                None => &[],
-            };
-            if bytes.is_empty() {
-                return Poll::Ready(Ok(()));
+    /// Reads into a pipe. False when that gave nothing and a real read must tell why: `splice` stops in
+    /// front of urgent data (tcp(7), `MSG_OOB`) and calls that the end, or would-block, though there are
+    /// bytes behind it.
+    fn splice(&mut self, worker: &Worker, from: &TcpStream) -> io::Result<bool> {
+        if self.pipe.is_none() {
+            self.pipe = worker.pipes.take();
+        }
+        let Some(pipe) = &mut self.pipe else { return Ok(false) };
+        match pipe.fill(from.as_fd()) {
+            Ok(0) => Ok(false),
+            Ok(n) => {
+                self.received.add(n as u64);
+                self.is_bulk = n >= BULK_BYTES_MIN;
+                Ok(true)
             }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn write(&mut self, cx: &mut Context<'_>, to: &TcpStream) -> Poll<io::Result<()>> {
+        while self.has_bytes() {
             ready!(to.poll_write_ready(cx))?;
-            match to.try_write(bytes) {
+            match self.try_write(to) {
                 Ok(n) => {
-                    if n < bytes.len() {
-                        forget_readiness(to, Interest::WRITABLE);
-                    }
-                    self.wrote(n);
+                    self.moved += n as u64;
+                    self.sent.add(n as u64);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
+        Poll::Ready(Ok(()))
     }
 
-    fn wrote(&mut self, n: usize) {
+    fn has_bytes(&self) -> bool {
+        let piped = self.pipe.as_ref().map_or(0, Pipe::held);
+        !self.first.is_empty() || !self.filled.is_empty() || piped > 0
+    }
+
+    fn try_write(&mut self, to: &TcpStream) -> io::Result<usize> {
+        if let Some(pipe) = self.pipe.as_mut().filter(|pipe| pipe.held() > 0) {
+            return to.try_io(Interest::WRITABLE, || pipe.drain(to.as_fd()));
+        }
+        let bytes: &[u8] = match &self.buffer {
+            Some(buffer) if self.first.is_empty() => &buffer[self.filled.clone()],
+            Some(_) | None => &self.first,
+        };
+        let all = bytes.len();
+        let n = to.try_write(bytes)?;
         if self.first.is_empty() {
             self.filled.start += n;
         } else {
             self.first.advance(n);
         }
-        self.moved += n as u64;
-        self.sent.add(n as u64);
+        if n < all {
+            forget_readiness(to, Interest::WRITABLE);
+        }
+        Ok(n)
     }
 
+    /// Gives back what it has borrowed.
     fn free(&mut self, worker: &Worker) {
         if let Some(buffer) = self.buffer.take() {
             worker.buffers.give(buffer);
+        }
+        if let Some(pipe) = self.pipe.take() {
+            worker.pipes.give(pipe);
         }
         self.filled = 0..0;
     }
@@ -276,3 +344,6 @@ impl<'a> Half<'a> {
 fn forget_readiness(stream: &TcpStream, interest: Interest) {
     let _would_block: io::Result<()> = stream.try_io(interest, || Err(io::ErrorKind::WouldBlock.into()));
 }
+
+#[cfg(test)]
+mod tests;

@@ -31,6 +31,7 @@ use crate::{
     generation::{EndpointTable, Generation, LocalGeneration, Slot},
     listener::Listeners,
     metrics::{AppCells, LimitCells, Registry, TargetCells},
+    pipe::Pipes,
     pool::{LocalEndpoint, Settings},
     socket::PortSockets,
     upstream::{Endpoint, balance::Strategies},
@@ -78,6 +79,7 @@ pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
     pub(crate) clock: Clock,
     pub(crate) buffers: Buffers,
+    pub(crate) pipes: Pipes,
     pub(crate) limits: Rc<LimitCells>,
     pub(crate) registry: Registry,
     /// Sessions and connections.
@@ -139,13 +141,14 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::Receiver<Command>) {
 }
 
 impl Worker {
-    fn new(index: usize, shared: Arc<Shared>) -> Worker {
+    pub(crate) fn new(index: usize, shared: Arc<Shared>) -> Worker {
         let registry = Registry::default();
         Worker {
             index,
             shared,
             clock: Clock::new(),
             buffers: Buffers::default(),
+            pipes: Pipes::default(),
             limits: registry.add(LimitCells::new()),
             registry,
             tasks: TaskTracker::new(),
@@ -222,6 +225,7 @@ impl Worker {
 
     fn upkeep(&self) {
         self.registry.flush();
+        self.pipes.try_again();
         self.generations.borrow_mut().retain(|_, generation| generation.strong_count() > 0);
         self.apps.borrow_mut().retain(|_, cells| cells.strong_count() > 0);
         let now = self.clock.now();

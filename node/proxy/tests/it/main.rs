@@ -4,6 +4,7 @@
 
 mod support;
 
+mod bulk;
 mod http;
 mod metrics;
 mod shift;
