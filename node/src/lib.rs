@@ -21,7 +21,7 @@ mod rollout;
 mod server;
 mod standalone;
 
-pub use node::run;
 /// Settings of [`Standalone`].
 pub use flotilla_proxy::ProxyConfig;
+pub use node::run;
 pub use standalone::{Applied, ApplyError, Standalone};

@@ -20,7 +20,7 @@ use crate::{
     config::{AppConfig, PortConfig},
     generation::{Generation, Serving, Slot},
     metrics,
-    socket::{BindError, PortSockets},
+    socket::PortSockets,
 };
 
 mod compile;
@@ -421,8 +421,12 @@ impl State {
         let mut fresh = Vec::new();
         for key in keys(config).filter(|key| !self.ports.contains_key(key)) {
             let (address, port) = key;
-            let sockets = PortSockets::bind(address, port, workers)
-                .map_err(|BindError { source, owner }| PrepareError::Bind { address, port, source, owner })?;
+            let sockets = PortSockets::bind(address, port, workers).map_err(|source| PrepareError::Bind {
+                address,
+                port,
+                source,
+                owner: None,
+            })?;
             fresh.push((key, sockets));
         }
         for ((address, port), sockets) in fresh {

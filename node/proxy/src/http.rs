@@ -33,7 +33,7 @@ use crate::{
 mod body;
 mod connection;
 mod forward;
-mod guard;
+pub(crate) mod guard;
 pub mod headers;
 mod io;
 pub(crate) mod link;

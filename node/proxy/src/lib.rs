@@ -18,6 +18,8 @@ mod generation;
 pub mod http;
 mod listener;
 pub mod metrics;
+#[doc(hidden)]
+pub mod micro;
 mod pipe;
 mod pool;
 mod proxy;

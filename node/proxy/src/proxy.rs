@@ -23,7 +23,7 @@ use crate::{
     config::{AppConfig, ProxyConfig},
     control::{Compiler, Effect, GenerationStatus, PrepareError, State, UnknownGeneration},
     metrics,
-    socket::kernel_horizon,
+    socket::{kernel_horizon, owner},
     upstream::balance::Strategies,
     watchdog::Watchdog,
     worker::{self, Command, Shared},
@@ -36,6 +36,8 @@ const CUT_GRACE: Duration = Duration::from_secs(1);
 /// For clients that are half-way through connecting when a port closes: more than a round trip to
 /// the next data centre.
 const LAST_HANDSHAKES: Duration = Duration::from_millis(250);
+/// After this the process that holds a port stays unnamed.
+const OWNER_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often a waiting shutdown looks whether the last session has gone.
 const SHUTDOWN_POLL: Duration = Duration::from_millis(20);
 
@@ -112,19 +114,38 @@ impl Proxy {
     /// Doing it again for the same generation changes nothing.
     pub async fn prepare(&self, app: AppConfig) -> Result<(), PrepareError> {
         let mut changed = self.changed();
-        loop {
+        let result = loop {
             {
                 let mut state = self.0.state();
                 changed.mark_unchanged();
                 if !state.is_closing_for_good(&app) {
                     let result = state.prepare(&app, &self.0.compiler());
                     self.0.settle(state);
-                    return result;
+                    break result;
                 }
             }
             // The old sockets of a port are about to be gone. The sender lives as long as we do.
             let _gone = changed.changed().await;
+        };
+        match result {
+            Err(PrepareError::Bind { address, port, source, .. })
+                if source.kind() == io::ErrorKind::AddrInUse =>
+            {
+                let owner = self.owner_of(port).await;
+                Err(PrepareError::Bind { address, port, source, owner })
+            }
+            result => result,
         }
+    }
+
+    /// Asked on a thread of its own: with many connections and processes on the machine the answer
+    /// takes seconds, and it is only for the message.
+    async fn owner_of(&self, port: u16) -> Option<String> {
+        let search = async move {
+            let search = tokio::task::spawn_blocking(move || owner::of_port(port));
+            tokio::time::timeout(OWNER_TIMEOUT, search).await.ok()?.ok()?
+        };
+        self.0.tasks.spawn_on(search, &self.0.control).await.ok()?
     }
 
     /// Lets a prepared generation take all new sessions and requests of its ports, atomically per

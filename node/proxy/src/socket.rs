@@ -16,7 +16,7 @@ use std::{
 use socket2::SockFilter;
 use socket2::{Domain, Protocol, Socket, Type};
 
-mod owner;
+pub(crate) mod owner;
 
 /// Connections waiting to be accepted per socket; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -27,32 +27,16 @@ pub(crate) struct PortSockets {
     sockets: Vec<Socket>,
 }
 
-/// Why a port could not be bound.
-#[derive(Debug)]
-pub(crate) struct BindError {
-    pub(crate) source: io::Error,
-    /// `nginx (pid 812)`, where it could be found out.
-    pub(crate) owner: Option<String>,
-}
-
 impl PortSockets {
     /// Binds without listening: until [`PortSockets::listen`] a client is refused, not kept waiting.
-    pub(crate) fn bind(address: IpAddr, port: u16, workers: usize) -> Result<PortSockets, BindError> {
+    pub(crate) fn bind(address: IpAddr, port: u16, workers: usize) -> io::Result<PortSockets> {
         let address = usable(address);
         let wanted = SocketAddr::new(address, port);
         // With SO_REUSEPORT the kernel would let us share the port with any process of the same
         // user, and each would get a part of the connections. Without it, it tells us.
-        let bound = open(wanted, false).and_then(|probe| {
-            drop(probe);
-            (0..workers.max(1)).map(|_| open(wanted, true)).collect()
-        });
-        match bound {
-            Ok(sockets) => Ok(PortSockets { sockets }),
-            Err(source) => {
-                let taken = source.kind() == io::ErrorKind::AddrInUse;
-                Err(BindError { source, owner: taken.then(|| owner::of_port(port)).flatten() })
-            }
-        }
+        drop(open(wanted, false)?);
+        let sockets = (0..workers.max(1)).map(|_| open(wanted, true)).collect::<io::Result<_>>()?;
+        Ok(PortSockets { sockets })
     }
 
     pub(crate) fn listen(&self) -> io::Result<()> {
@@ -168,8 +152,8 @@ mod tests {
         other.listen(1).unwrap();
         let port = other.local_addr().unwrap().as_socket().unwrap().port();
         let refused = PortSockets::bind("127.0.0.1".parse().unwrap(), port, 2).unwrap_err();
-        assert_eq!(refused.source.kind(), io::ErrorKind::AddrInUse);
-        let owner = refused.owner.expect("our own process is visible to us");
+        assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
+        let owner = owner::of_port(port).expect("our own process is visible to us");
         assert!(owner.contains(&format!("pid {}", std::process::id())), "{owner}");
     }
 

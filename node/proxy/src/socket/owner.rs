@@ -3,7 +3,7 @@
 use std::fs;
 
 /// The process that listens on `port`, as `name (pid 1)`. `None` when it may not be seen.
-pub(super) fn of_port(port: u16) -> Option<String> {
+pub(crate) fn of_port(port: u16) -> Option<String> {
     let inodes: Vec<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
         .iter()
         .filter_map(|table| fs::read_to_string(table).ok())

@@ -356,7 +356,8 @@ async fn a_shutdown_answers_what_is_in_flight_and_cuts_what_stays() {
     let mut session = open(Tcp, raw_listen).await;
     eventually("the request is at the origin", || origin.accepted() == 1).await;
     let mut stopping = JoinSet::new();
-    stopping.spawn(proxy.clone().shutdown(Duration::from_secs(1)));
+    // Longer than a client waits that is turned away by a closing port before it tries again.
+    stopping.spawn(proxy.clone().shutdown(Duration::from_secs(3)));
     let deadline = Instant::now() + PATIENCE;
     while !is_refused(listen).await {
         assert!(Instant::now() < deadline, "the port never closed");

@@ -1,0 +1,50 @@
+//! Nanoseconds per step of a request. `cargo bench -p flotilla-proxy --bench micro`
+#![allow(clippy::print_stdout, reason = "a benchmark prints")]
+#![allow(clippy::disallowed_methods, reason = "it measures real time")]
+
+use std::time::{Duration, Instant};
+
+use flotilla_proxy::micro::{self, Step};
+
+/// As in the real program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const ROUNDS: usize = 20;
+const ROUND: Duration = Duration::from_millis(20);
+/// Steps between two looks at the clock.
+const BATCH: u32 = 1000;
+
+fn main() {
+    let steps: [(&str, Step); 10] = [
+        ("guard: watch a head of 9 fields", micro::guard()),
+        ("route: 1 host", micro::route(1)),
+        ("route: 10,000 hosts", micro::route(10_000)),
+        ("headers: copy 9 fields", micro::copy_head()),
+        ("headers: copy, check and rewrite 9 fields", micro::rewrite()),
+        ("pick: p2c of 3", micro::pick("p2c", 3)),
+        ("pick: p2c of 1,000", micro::pick("p2c", 1000)),
+        ("pick: round robin of 3", micro::pick("round_robin", 3)),
+        ("pick: round robin of 1,000", micro::pick("round_robin", 1000)),
+        ("pool: take and put back", micro::pool()),
+    ];
+    for (name, mut step) in steps {
+        println!("{name:<44}{:>10.1} ns", nanoseconds(&mut step));
+    }
+}
+
+/// The best of some rounds: what disturbs a round only ever makes it longer.
+fn nanoseconds(step: &mut Step) -> f64 {
+    let mut best = f64::INFINITY;
+    for _ in 0..ROUNDS {
+        let (start, mut steps) = (Instant::now(), 0_u32);
+        while start.elapsed() < ROUND {
+            for _ in 0..BATCH {
+                step();
+            }
+            steps += BATCH;
+        }
+        best = best.min(start.elapsed().as_secs_f64() * 1e9 / f64::from(steps));
+    }
+    best
+}
