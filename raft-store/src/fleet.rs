@@ -26,7 +26,7 @@ mod port;
 mod rollout;
 
 pub use app::{App, Cause, Generation, GenerationState, HistoryEntry, spec_digest};
-pub use assignment::{Assignment, Desired};
+pub use assignment::{Assignment, Desired, takes_traffic};
 pub use id::{ClusterId, GenerationId, NodeId, Timestamp};
 pub use member::{Availability, Member};
 pub use rollout::{Rollout, RolloutState, Step};

@@ -9,7 +9,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use flotilla_proxy::{GenerationStatus, Phase, PortState, TargetStatus};
-use flotilla_raft_store::{Assignment, Desired, Fleet, Generation, GenerationId};
+use flotilla_raft_store::{Assignment, Desired, Fleet, Generation, GenerationId, takes_traffic};
 use flotilla_spec::AppName;
 
 use super::Key;
@@ -70,14 +70,14 @@ pub(crate) fn plan(
         }
     }
     for key in assigned.keys() {
-        let takes_traffic = traffic(assigned, &key.0) == Some(key.1);
-        if takes_traffic && running.get(key) != Some(&Phase::Serving) {
+        let takes_it = takes_traffic(assigned, &key.0) == Some(key.1);
+        if takes_it && running.get(key) != Some(&Phase::Serving) {
             actions.push(Action::Serve { key: key.clone() });
         }
     }
     for (key, phase) in running {
         let desired = assigned.get(key).map(|assignment| assignment.desired);
-        let successor = traffic(assigned, &key.0);
+        let successor = takes_traffic(assigned, &key.0);
         if *phase == Phase::Serving && successor.is_some() {
             continue;
         }
@@ -103,13 +103,6 @@ fn asks_to_run(desired: Desired) -> bool {
         Desired::Prepare | Desired::Serve => true,
         Desired::Drain | Desired::Remove => false,
     }
-}
-
-/// Of the generations of an app that the node is asked to serve, the newest takes the traffic.
-fn traffic(assigned: &Assigned, app: &AppName) -> Option<GenerationId> {
-    let of_app = (app.clone(), GenerationId(0))..=(app.clone(), GenerationId(u64::MAX));
-    let serving = assigned.range(of_app).filter(|(_, assignment)| assignment.desired == Desired::Serve);
-    serving.map(|((_, generation), _)| *generation).next_back()
 }
 
 /// What the node says of one generation. `rejected`: why the proxy would not take it; `compiled`: the

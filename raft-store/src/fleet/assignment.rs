@@ -7,7 +7,7 @@
 //! made ready; and when the rollout completes the old one drains. At no moment can two generations
 //! of an app be meant to take new traffic on one node.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use flotilla_spec::AppName;
 
@@ -39,11 +39,20 @@ pub struct Assignment {
     pub since: Timestamp,
 }
 
+/// The generation that takes the app's new traffic on a node that is asked for `of_node`.
+pub fn takes_traffic(
+    of_node: &BTreeMap<(AppName, GenerationId), Arc<Assignment>>,
+    app: &AppName,
+) -> Option<GenerationId> {
+    let generations = (app.clone(), GenerationId(0))..=(app.clone(), GenerationId(u64::MAX));
+    let serving = of_node.range(generations).filter(|(_, asked)| asked.desired == Desired::Serve);
+    serving.map(|((_, generation), _)| *generation).next_back()
+}
+
 impl Fleet {
     /// The generation that takes the app's new traffic on a node.
     pub fn takes_traffic(&self, node: NodeId, app: &AppName) -> Option<GenerationId> {
-        let serving = self.assignments_of(node, app).filter(|(_, asked)| asked.desired == Desired::Serve);
-        serving.map(|(generation, _)| generation).next_back()
+        takes_traffic(self.assignments.get(&node)?, app)
     }
 
     /// What a node is asked of all generations of an app, oldest first.

@@ -293,7 +293,7 @@ fn node_generation_to_pb(
         detail: target.detail.clone(),
     });
     v1::NodeGeneration {
-        node: node_name(fleet, node),
+        node: fleet.node_name(node),
         generation: generation.0,
         desired: desired_to_text(assignment.desired).to_owned(),
         readiness: report.as_ref().map_or("unknown", |report| readiness_to_text(report.readiness)).to_owned(),
@@ -329,7 +329,7 @@ pub(crate) fn ports_to_pb(fleet: &Fleet, app: &str) -> v1::ListPortsReply {
             }
             for (listen, &port) in known.spec.listen.iter().zip(&assignment.ports) {
                 ports.push(v1::PortAssignment {
-                    node: node_name(fleet, node),
+                    node: fleet.node_name(node),
                     address: listen.address.to_string(),
                     port: port.into(),
                     protocol: protocol_to_text(listen.protocol).to_owned(),
@@ -389,7 +389,7 @@ fn steps_to_pb(
         let detail =
             if failure.is_empty() { report.as_ref().map_or("", |report| &report.detail) } else { failure };
         v1::RolloutStep {
-            node: node_name(fleet, node),
+            node: fleet.node_name(node),
             step: step.to_owned(),
             detail: detail.to_owned(),
             readiness: report
@@ -527,7 +527,7 @@ pub(crate) fn status_to_pb(replica: &Replica) -> v1::ClusterStatusReply {
         id: replica.identity.cluster.0.clone(),
         name: fleet.cluster.name.clone(),
         leader: leader.0,
-        leader_name: metrics.current_leader.map(|leader| node_name(&fleet, leader)).unwrap_or_default(),
+        leader_name: metrics.current_leader.map(|leader| fleet.node_name(leader)).unwrap_or_default(),
         term: metrics.current_term,
         commit: metrics.last_applied.map_or(0, |id| id.index),
         voters: count(voters.len()),
@@ -535,15 +535,10 @@ pub(crate) fn status_to_pb(replica: &Replica) -> v1::ClusterStatusReply {
         tolerates: count(live.saturating_sub(majority)),
         health: health.to_owned(),
         nodes: nodes_to_pb(replica),
-        answered_by: node_name(&fleet, replica.me()),
+        answered_by: fleet.node_name(replica.me()),
         now_ms: clock::now().0,
         voters_max: count(membership::VOTERS_MAX),
     }
-}
-
-/// People know nodes by name; an id without a name is one that has left.
-pub(crate) fn node_name(fleet: &Fleet, node: NodeId) -> String {
-    fleet.members.get(&node).map_or_else(|| format!("#{node}"), |member| member.name.clone())
 }
 
 fn count(count: usize) -> u32 {
@@ -662,7 +657,7 @@ fn node_plans(before: &Fleet, after: &Fleet, changed: &AppChanged) -> Vec<v1::No
             },
         };
         Some(v1::NodePlan {
-            node: node_name(after, *node),
+            node: after.node_name(*node),
             change_class: class.to_owned(),
             ports: new.or(old).into_iter().flatten().map(u32::from).collect(),
         })
