@@ -63,47 +63,49 @@ impl Drop for Balancer {
     }
 }
 
-#[tokio::test]
-async fn nodes_behind_haproxy_are_restarted_without_a_lost_connection() {
-    let Some(haproxy) = peers::program("haproxy") else { return };
-    let mut fleet = TestFleet::start(PROGRAM, 3).await;
+/// Three nodes behind HAProxy as `deploy/` sets it up; `None` where it is not installed.
+async fn behind_haproxy() -> Option<(TestFleet, Balancer, SocketAddr)> {
+    let haproxy = peers::program("haproxy")?;
+    let fleet = TestFleet::start(PROGRAM, 3).await;
     let (config, front) = config("haproxy.cfg", &fleet);
     let file = fleet.file("haproxy.cfg", &config);
-    let _balancer = Balancer::start(Command::new(haproxy).args(["-db", "-f", &file]), &fleet);
+    let balancer = Balancer::start(Command::new(haproxy).args(["-db", "-f", &file]), &fleet);
+    Some((fleet, balancer, front))
+}
+
+/// The same with nginx.
+async fn behind_nginx() -> Option<(TestFleet, Balancer, SocketAddr)> {
+    let nginx = peers::program("nginx")?;
+    let fleet = TestFleet::start(PROGRAM, 3).await;
+    let (config, front) = config("nginx.conf", &fleet);
+    let file = fleet.file("nginx.conf", &config);
+    let settings =
+        format!("pid {}; error_log stderr; daemon off;", fleet.directory().join("nginx.pid").display());
+    let balancer = Balancer::start(Command::new(nginx).args(["-g", &settings, "-c", &file]), &fleet);
+    Some((fleet, balancer, front))
+}
+
+#[tokio::test]
+async fn nodes_behind_haproxy_are_restarted_without_a_lost_connection() {
+    let Some((mut fleet, _balancer, front)) = behind_haproxy().await else { return };
     restart_every_node_under_load(&mut fleet, front).await;
 }
 
 #[tokio::test]
 async fn nodes_behind_nginx_are_restarted_without_a_lost_connection() {
-    let Some(nginx) = peers::program("nginx") else { return };
-    let mut fleet = TestFleet::start(PROGRAM, 3).await;
-    let (config, front) = config("nginx.conf", &fleet);
-    let file = fleet.file("nginx.conf", &config);
-    let settings =
-        format!("pid {}; error_log stderr; daemon off;", fleet.directory().join("nginx.pid").display());
-    let _balancer = Balancer::start(Command::new(nginx).args(["-g", &settings, "-c", &file]), &fleet);
+    let Some((mut fleet, _balancer, front)) = behind_nginx().await else { return };
     restart_every_node_under_load(&mut fleet, front).await;
 }
 
 #[tokio::test]
 async fn haproxy_spreads_connections_over_the_nodes_and_leaves_out_one_that_stopped() {
-    let Some(haproxy) = peers::program("haproxy") else { return };
-    let mut fleet = TestFleet::start(PROGRAM, 3).await;
-    let (config, front) = config("haproxy.cfg", &fleet);
-    let file = fleet.file("haproxy.cfg", &config);
-    let _balancer = Balancer::start(Command::new(haproxy).args(["-db", "-f", &file]), &fleet);
+    let Some((mut fleet, _balancer, front)) = behind_haproxy().await else { return };
     forwards_without_one_node(&mut fleet, front).await;
 }
 
 #[tokio::test]
 async fn nginx_spreads_connections_over_the_nodes_and_leaves_out_one_that_stopped() {
-    let Some(nginx) = peers::program("nginx") else { return };
-    let mut fleet = TestFleet::start(PROGRAM, 3).await;
-    let (config, front) = config("nginx.conf", &fleet);
-    let file = fleet.file("nginx.conf", &config);
-    let settings =
-        format!("pid {}; error_log stderr; daemon off;", fleet.directory().join("nginx.pid").display());
-    let _balancer = Balancer::start(Command::new(nginx).args(["-g", &settings, "-c", &file]), &fleet);
+    let Some((mut fleet, _balancer, front)) = behind_nginx().await else { return };
     forwards_without_one_node(&mut fleet, front).await;
 }
 
