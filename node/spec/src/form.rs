@@ -39,6 +39,7 @@ macro_rules! table {
     (@key $field:ident $key:literal) => { $key };
     (@value $field:ident) => { $field };
     (@value $field:ident StatusesText) => { &StatusesText($field) };
+    (@value $field:ident OneOrMany) => { &OneOrMany($field) };
     (@value $field:ident $wrap:ident) => { &$wrap(*$field) };
 }
 
@@ -53,23 +54,33 @@ macro_rules! always_a_table {
 }
 
 always_a_table!(
+    Access,
     AppSpec,
+    Outlier,
+    Breaker,
+    Retry,
+    Backoff,
     Pool,
+    Probe,
     Resolve,
     Timeouts,
+    Tls,
     Limits,
     UpstreamOptions,
+    UpstreamTls,
     TcpKeepalive,
     Route,
     Match,
     Placement,
-    Rollout
+    Autoscale,
+    Rollout,
+    AbortOn
 );
 
 table!(AppSpec {
     name;
-    description, labels, listen, targets, pool, resolve, balance, check, timeouts, limits, upstream, route,
-    placement, rollout,
+    description, labels, listen, targets, pool, resolve, balance, check, probe, outlier, breaker, retry, timeouts, limits, upstream,
+    route, access, placement, rollout,
 } this => Self {
     name: this.name.clone(),
     description: String::new(),
@@ -80,15 +91,27 @@ table!(AppSpec {
     resolve: Default::default(),
     balance: Default::default(),
     check: Default::default(),
+    probe: Vec::new(),
+    outlier: Default::default(),
+    breaker: None,
+    retry: Default::default(),
     timeouts: Default::default(),
     limits: Default::default(),
     upstream: Default::default(),
     route: Vec::new(),
+    access: Default::default(),
     placement: Default::default(),
     rollout: Default::default(),
 });
-table!(Listen { port; address, protocol, max_connections } _this => Self::default());
-table!(Target { address; weight } _this => Self { address: String::new(), weight: Self::default_weight() });
+table!(Listen {
+    port; address, protocol, tls, proxy_protocol, trusted_proxies, max_connections
+} _this => Self::default());
+table!(Tls { ; certificate: OneOrMany, min_version, alpn, client_ca } _this => Self::default());
+table!(Access { ; allow, deny } _this => Self::default());
+table!(Target { address; weight, zone, backup } _this => Self::new("", Self::default_weight()));
+table!(Balance {
+    ; policy, hash_on, slow_start: DurationText, zone_aware, panic_threshold
+} _this => Self::default());
 table!(Pool { ; targets } _this => Self { targets: Vec::new() });
 table!(Resolve {
     ; mode, family, min_ttl: DurationText, max_ttl: DurationText, stale: DurationText
@@ -97,14 +120,28 @@ table!(Check {
     ; kind ["type"], path, host, port, interval: DurationText, timeout: DurationText, rise, fall,
     expect: StatusesText
 } _this => Self::default());
+table!(Probe {
+    name;
+    kind, ask ["type"], port, path, host, expect: StatusesText, send, body, service, command,
+    interval: DurationText, timeout: DurationText, rise, fall
+} _this => Self::default());
+table!(Outlier { ; consecutive_failures, ejection: DurationText, max_ejected } _this => Self::default());
+table!(Breaker {
+    ; error_percent, window: DurationText, min_requests, open_for: DurationText
+} _this => Self::default());
+table!(Retry {
+    ; attempts, on, per_try_timeout: DurationText, backoff, budget, methods
+} _this => Self::default());
+table!(Backoff { ; base: DurationText, max: DurationText } _this => Self::default());
 table!(Timeouts {
-    ; connect: DurationText, request_header: DurationText, response_header: DurationText,
+    ; connect: DurationText, tls_handshake: DurationText, request_header: DurationText, response_header: DurationText,
     request: DurationText, idle: DurationText, tcp_idle: DurationText, tunnel: DurationText
 } _this => Self::default());
 table!(Limits {
-    ; max_connections, max_header_size: SizeText, max_body_size: SizeText
+    ; max_connections, max_connections_per_ip, max_header_size: SizeText, max_body_size: SizeText
 } _this => Self::default());
-table!(UpstreamOptions { ; max_idle, idle_timeout: DurationText, tcp_keepalive } _this => Self::default());
+table!(UpstreamOptions { ; max_idle, idle_timeout: DurationText, tcp_keepalive, send_proxy, protocol, tls } _this => Self::default());
+table!(UpstreamTls { ; enabled, server_name, ca, certificate } _this => Self::default());
 table!(TcpKeepalive { ; idle: DurationText, interval: DurationText, count } _this => Self::default());
 table!(Route { name, pool; matches ["match"] } _this => Self {
     name: String::new(),
@@ -112,16 +149,30 @@ table!(Route { name, pool; matches ["match"] } _this => Self {
     pool: String::new(),
 });
 table!(Match { ; host, path, path_prefix, methods } _this => Self::default());
-table!(Placement { ; replicas, regions, spread, require } _this => Self::default());
+table!(Placement { ; replicas, regions, spread, require, autoscale } _this => Self::default());
+table!(Autoscale {
+    max; min, target_connections, target_requests_per_second, target_cpu_percent, cooldown: DurationText
+} this => Self {
+    min: Self::default_min(),
+    max: this.max,
+    target_connections: None,
+    target_requests_per_second: None,
+    target_cpu_percent: None,
+    cooldown: Self::default_cooldown(),
+});
 table!(Rollout {
-    ; max_parallel, min_healthy: DurationText, min_healthy_targets, healthy_deadline: DurationText,
-    progress_deadline: DurationText, drain: DurationText, auto_rollback
+    ; strategy, max_parallel, canary, steps, min_healthy: DurationText, min_healthy_targets,
+    healthy_deadline: DurationText, progress_deadline: DurationText, drain: DurationText, auto_promote,
+    auto_rollback, abort_on
 } _this => Self::default());
+table!(AbortOn { ; error_percent, p99: DurationText, min_requests } _this => Self::default());
 
 impl Serialize for Listen {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let short = Self { port: self.port, protocol: self.protocol, ..Self::default() };
+        let secure = Self { tls: Some(Tls::default()), ..short.clone() };
         match self.protocol {
+            Protocol::Http if *self == secure => serializer.collect_str(&format_args!("https:{}", self.port)),
             _ if *self != short => self.serialize_table(serializer),
             Protocol::Tcp => serializer.serialize_u16(self.port),
             Protocol::Http => serializer.collect_str(&format_args!("http:{}", self.port)),
@@ -151,13 +202,14 @@ impl<'de> Deserialize<'de> for Listen {
             }
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Listen, E> {
                 let (protocol, port) = text.split_once(':').unwrap_or(("tcp", text));
-                let protocol = match protocol {
-                    "tcp" => Protocol::Tcp,
-                    "http" => Protocol::Http,
-                    _ => return Err(E::unknown_variant(protocol, &["tcp", "http"])),
+                let (protocol, tls) = match protocol {
+                    "tcp" => (Protocol::Tcp, None),
+                    "http" => (Protocol::Http, None),
+                    "https" => (Protocol::Http, Some(Tls::default())),
+                    _ => return Err(E::unknown_variant(protocol, &["tcp", "http", "https"])),
                 };
                 match port.parse() {
-                    Ok(port) => Ok(Listen { port, protocol, ..Listen::default() }),
+                    Ok(port) => Ok(Listen { port, protocol, tls, ..Listen::default() }),
                     Err(_) => Err(E::custom(format!("`{port}` is not a port (0 to 65535)"))),
                 }
             }
@@ -169,9 +221,70 @@ impl<'de> Deserialize<'de> for Listen {
     }
 }
 
+/// A list of one is written as that one.
+pub(crate) struct OneOrMany<'a, T>(&'a [T]);
+
+impl<T: Serialize> Serialize for OneOrMany<'_, T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            [one] => one.serialize(serializer),
+            many => many.serialize(serializer),
+        }
+    }
+}
+
+pub(crate) fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Certificate>, D::Error> {
+    struct Form;
+    impl<'de> Visitor<'de> for Form {
+        type Value = Vec<Certificate>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a certificate's name, a table of `cert` and `key`, or a list of these")
+        }
+        fn visit_str<E: de::Error>(self, name: &str) -> Result<Vec<Certificate>, E> {
+            Ok(vec![Certificate::Named(name.to_owned())])
+        }
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Vec<Certificate>, A::Error> {
+            let files = CertificateFiles::deserialize(MapAccessDeserializer::new(map))?;
+            Ok(vec![Certificate::Files(files)])
+        }
+        fn visit_seq<A: de::SeqAccess<'de>>(self, seq: A) -> Result<Vec<Certificate>, A::Error> {
+            Vec::deserialize(de::value::SeqAccessDeserializer::new(seq))
+        }
+    }
+    deserializer.deserialize_any(Form)
+}
+
+impl Serialize for Certificate {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Named(name) => serializer.serialize_str(name),
+            Self::Files(files) => files.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Certificate {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Form;
+        impl<'de> Visitor<'de> for Form {
+            type Value = Certificate;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a certificate's name or a table of `cert` and `key`")
+            }
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<Certificate, E> {
+                Ok(Certificate::Named(name.to_owned()))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Certificate, A::Error> {
+                CertificateFiles::deserialize(MapAccessDeserializer::new(map)).map(Certificate::Files)
+            }
+        }
+        deserializer.deserialize_any(Form)
+    }
+}
+
 impl Serialize for Target {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.weight == Self::default_weight() {
+        match *self == Self::new(self.address.as_str(), Self::default_weight()) {
             true => serializer.serialize_str(&self.address),
             false => self.serialize_table(serializer),
         }
@@ -187,7 +300,7 @@ impl<'de> Deserialize<'de> for Target {
                 f.write_str("\"host:port\" or a table")
             }
             fn visit_str<E: de::Error>(self, address: &str) -> Result<Target, E> {
-                Ok(Target { address: address.to_owned(), weight: Target::default_weight() })
+                Ok(Target::new(address, Target::default_weight()))
             }
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Target, A::Error> {
                 Target::deserialize(MapAccessDeserializer::new(map))
@@ -199,8 +312,10 @@ impl<'de> Deserialize<'de> for Target {
 
 impl Serialize for Balance {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self { policy } = self;
-        policy.serialize(serializer)
+        match *self == (Self { policy: self.policy.clone(), ..Self::default() }) {
+            true => self.policy.serialize(serializer),
+            false => self.serialize_table(serializer),
+        }
     }
 }
 
@@ -213,10 +328,107 @@ impl<'de> Deserialize<'de> for Balance {
                 f.write_str("a policy such as \"p2c\" or a table")
             }
             fn visit_str<E: de::Error>(self, policy: &str) -> Result<Balance, E> {
-                Policy::deserialize(de::value::StrDeserializer::new(policy)).map(|policy| Balance { policy })
+                let policy = Policy::deserialize(de::value::StrDeserializer::new(policy))?;
+                Ok(Balance { policy, ..Balance::default() })
             }
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Balance, A::Error> {
                 Balance::deserialize(MapAccessDeserializer::new(map))
+            }
+        }
+        deserializer.deserialize_any(Form)
+    }
+}
+
+impl Serialize for Policy {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Custom(name) => serializer.collect_str(&format_args!("custom:{name}")),
+            policy => serializer.serialize_str(policy.name()),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Policy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Form;
+        impl Visitor<'_> for Form {
+            type Value = Policy;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a policy such as \"p2c\"")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Policy, E> {
+                Policy::parse(text).ok_or_else(|| E::unknown_variant(text, &Policy::WORDS))
+            }
+        }
+        deserializer.deserialize_any(Form)
+    }
+}
+
+impl Serialize for RetryOn {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match (self, Self::WORDS.iter().find(|(_, on)| on == self)) {
+            (Self::Status(status), _) => serializer.serialize_u16(*status),
+            (_, word) => serializer.serialize_str(word.map_or("", |(word, _)| word)),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for RetryOn {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Form;
+        impl Visitor<'_> for Form {
+            type Value = RetryOn;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a word such as \"connect\" or a status code")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<RetryOn, E> {
+                const WORDS: [&str; 5] = ["connect", "reset", "timeout", "gateway_error", "server_error"];
+                let known = RetryOn::WORDS.iter().find(|(word, _)| *word == text);
+                known.map(|(_, on)| *on).ok_or_else(|| E::unknown_variant(text, &WORDS))
+            }
+            fn visit_u64<E: de::Error>(self, code: u64) -> Result<RetryOn, E> {
+                let status =
+                    u16::try_from(code).map_err(|_| E::custom(format!("{code} is not a status code")))?;
+                Ok(RetryOn::Status(status))
+            }
+            fn visit_i64<E: de::Error>(self, code: i64) -> Result<RetryOn, E> {
+                match u64::try_from(code) {
+                    Ok(code) => self.visit_u64(code),
+                    Err(_) => Err(E::custom(format!("{code} is not a status code"))),
+                }
+            }
+        }
+        deserializer.deserialize_any(Form)
+    }
+}
+
+impl Serialize for HashOn {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::ClientIp => serializer.serialize_str("client_ip"),
+            Self::Path => serializer.serialize_str("path"),
+            Self::Header(name) => serializer.collect_str(&format_args!("header:{name}")),
+            Self::Cookie(name) => serializer.collect_str(&format_args!("cookie:{name}")),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for HashOn {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Form;
+        impl Visitor<'_> for Form {
+            type Value = HashOn;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"client_ip\", \"path\", \"header:NAME\" or \"cookie:NAME\"")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<HashOn, E> {
+                match text.split_once(':') {
+                    None if text == "client_ip" => Ok(HashOn::ClientIp),
+                    None if text == "path" => Ok(HashOn::Path),
+                    Some(("header", name)) => Ok(HashOn::Header(name.to_owned())),
+                    Some(("cookie", name)) => Ok(HashOn::Cookie(name.to_owned())),
+                    _ => Err(E::unknown_variant(text, &["client_ip", "path", "header:NAME", "cookie:NAME"])),
+                }
             }
         }
         deserializer.deserialize_any(Form)

@@ -7,9 +7,10 @@ use std::{
     time::Duration,
 };
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{AppName, units};
+use crate::{AppName, form, units};
 
 /// The capitalised aliases are the keys of fproxy's own JSON.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -36,6 +37,16 @@ pub struct AppSpec {
     pub balance: Balance,
     #[serde(default)]
     pub check: Check,
+    /// The user's own questions, asked through the generation itself.
+    #[serde(default)]
+    pub probe: Vec<Probe>,
+    #[serde(default)]
+    pub outlier: Outlier,
+    /// Off unless the table is there.
+    #[serde(default)]
+    pub breaker: Option<Breaker>,
+    #[serde(default)]
+    pub retry: Retry,
     #[serde(default)]
     pub timeouts: Timeouts,
     #[serde(default)]
@@ -44,6 +55,8 @@ pub struct AppSpec {
     pub upstream: UpstreamOptions,
     #[serde(default)]
     pub route: Vec<Route>,
+    #[serde(default)]
+    pub access: Access,
     #[serde(default)]
     pub placement: Placement,
     #[serde(default)]
@@ -60,9 +73,76 @@ pub struct Listen {
     pub address: IpAddr,
     #[serde(default)]
     pub protocol: Protocol,
+    /// TLS that ends here; written as `"https:443"` or a table.
+    #[serde(default)]
+    pub tls: Option<Tls>,
+    #[serde(default)]
+    pub proxy_protocol: ProxyMode,
+    /// Who may send a PROXY header.
+    #[serde(default, deserialize_with = "units::networks")]
+    pub trusted_proxies: Vec<IpNet>,
     /// Per listener and node; 0 = no limit.
     #[serde(default)]
     pub max_connections: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tls {
+    /// The first one is for clients that name nobody of them. None at all: everything in the node's directory.
+    #[serde(deserialize_with = "form::one_or_many")]
+    pub certificate: Vec<Certificate>,
+    pub min_version: TlsVersion,
+    /// Of HTTP; TCP offers nothing unless it is told to.
+    pub alpn: Vec<String>,
+    /// Clients must show a certificate of these authorities: a file on the node, or a name in its directory.
+    pub client_ca: Option<String>,
+}
+
+/// A name in the node's directory of certificates, or a table of two files on the node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Certificate {
+    Named(String),
+    Files(CertificateFiles),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CertificateFiles {
+    /// PEM, with the chain behind it.
+    pub cert: String,
+    pub key: String,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TlsVersion {
+    #[default]
+    #[serde(rename = "1.2")]
+    V12,
+    #[serde(rename = "1.3")]
+    V13,
+}
+
+/// Whether connections begin with a PROXY header.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProxyMode {
+    #[default]
+    Off,
+    /// Those of trusted proxies do.
+    Accept,
+    /// All do, and nobody else may connect.
+    Require,
+}
+
+/// Client addresses. Deny wins; an empty allow list lets everybody in.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Access {
+    #[serde(deserialize_with = "units::networks")]
+    pub allow: Vec<IpNet>,
+    #[serde(deserialize_with = "units::networks")]
+    pub deny: Vec<IpNet>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -81,6 +161,12 @@ pub struct Target {
     /// Share of new connections among its pool, 0 to 65535; 0 = none.
     #[serde(default = "Target::default_weight")]
     pub weight: u32,
+    /// Where it stands, for `balance.zone_aware`.
+    #[serde(default)]
+    pub zone: Option<String>,
+    /// Takes traffic only while too few of the others are fit.
+    #[serde(default)]
+    pub backup: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -121,18 +207,46 @@ pub enum Family {
 }
 
 /// Written as `"p2c"` or a table.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(remote = "Self", default, deny_unknown_fields)]
 pub struct Balance {
     pub policy: Policy,
+    /// For `maglev`, `ring_hash` and `rendezvous`.
+    pub hash_on: HashOn,
+    /// How long a target that comes back, or is new, takes to get its full share. `0s` = at once.
+    #[serde(deserialize_with = "units::duration")]
+    pub slow_start: Duration,
+    /// Prefer targets in the zone of the node for as long as they can carry it.
+    pub zone_aware: bool,
+    /// With fewer percent of the targets fit, and no backups, all of them are used. 0 = never.
+    pub panic_threshold: u32,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Policy {
     #[default]
     P2c,
+    PeakEwma,
+    LeastConn,
+    Random,
     RoundRobin,
+    Maglev,
+    RingHash,
+    Rendezvous,
+    /// Written as `"custom:NAME"`: what the program that embeds the proxy registered under this name.
+    Custom(String),
+}
+
+/// What a request is known by. TCP sessions are always known by their client.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum HashOn {
+    #[default]
+    ClientIp,
+    /// Written as `"header:NAME"`.
+    Header(String),
+    /// Written as `"cookie:NAME"`.
+    Cookie(String),
+    Path,
 }
 
 /// Written as `"/path"`, `"tcp"`, `"none"` or a table.
@@ -164,12 +278,143 @@ pub enum CheckKind {
     None,
 }
 
+/// One question that each node asks through a generation: in at its listener, along its routes, to
+/// its upstreams. A `check` asks one target; a probe asks what a client would.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Probe {
+    pub name: String,
+    pub kind: ProbeKind,
+    #[serde(rename = "type")]
+    pub ask: ProbeType,
+    /// A port that the app listens on; `None`: the first one that fits.
+    pub port: Option<u16>,
+    pub path: String,
+    pub host: Option<String>,
+    /// Inclusive ranges of status codes; written as `"200-399"` or `204`.
+    #[serde(deserialize_with = "units::statuses")]
+    pub expect: Vec<(u16, u16)>,
+    /// What is sent first, for `tcp`.
+    pub send: String,
+    /// What the answer must contain. Empty: any answer.
+    pub body: String,
+    /// What `grpc.health.v1` is asked for. Empty: the server as a whole.
+    pub service: String,
+    /// A program of the node's `[probes] commands` folder, and its arguments.
+    pub command: Vec<String>,
+    #[serde(deserialize_with = "units::duration")]
+    pub interval: Duration,
+    #[serde(deserialize_with = "units::duration")]
+    pub timeout: Duration,
+    /// Passes in a row that make the probe pass.
+    pub rise: u32,
+    /// Failures in a row that make the probe fail.
+    pub fall: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProbeKind {
+    /// Must pass before the generation may serve, and spoils the bake when it fails later.
+    #[default]
+    Readiness,
+    /// Asked while the generation serves; failing during its rollout turns the rollout back.
+    Liveness,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProbeType {
+    #[default]
+    Http,
+    Tcp,
+    Grpc,
+    Command,
+}
+
+/// Endpoints are taken out for a while because of what sessions and requests meet there: not reached, not
+/// answered, broken off, or 502, 503 or 504. Not with `check = "none"`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Outlier {
+    /// In a row on one node; 0 = off.
+    pub consecutive_failures: u32,
+    /// The first time; longer each further time in a row, up to five minutes.
+    #[serde(deserialize_with = "units::duration")]
+    pub ejection: Duration,
+    /// Percent of the endpoints of a pool that may be out at the same time. Never all.
+    pub max_ejected: u32,
+}
+
+/// An endpoint is left alone while too much of what it answers is an error: the failures above, or any 5xx.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Breaker {
+    pub error_percent: u32,
+    #[serde(deserialize_with = "units::duration")]
+    pub window: Duration,
+    /// With fewer in the window nothing is concluded.
+    pub min_requests: u32,
+    /// How long until a few may try again.
+    #[serde(deserialize_with = "units::duration")]
+    pub open_for: Duration,
+}
+
+/// When an HTTP request is tried again. Never after anything of a response went on to the client, and never
+/// once a part of its body was sent.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retry {
+    /// In all; 1 = no retry.
+    pub attempts: u32,
+    pub on: Vec<RetryOn>,
+    /// Until the head of a response, for each attempt; `0s` = as `timeouts.response_header` has it.
+    #[serde(deserialize_with = "units::duration")]
+    pub per_try_timeout: Duration,
+    pub backoff: Backoff,
+    /// Percent of the requests of the last ten seconds that may be retries; a few are free.
+    pub budget: u32,
+    pub methods: RetryMethods,
+}
+
+/// Written as a word, or as a status code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetryOn {
+    Connect,
+    Reset,
+    Timeout,
+    GatewayError,
+    ServerError,
+    Status(u16),
+}
+
+/// A random part of this is waited for, doubled each time.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Backoff {
+    #[serde(deserialize_with = "units::duration")]
+    pub base: Duration,
+    #[serde(deserialize_with = "units::duration")]
+    pub max: Duration,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RetryMethods {
+    /// Those that do no more when they are repeated (RFC 9110 §9.2.2).
+    #[default]
+    Idempotent,
+    All,
+}
+
 /// `0s` = off.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Timeouts {
     #[serde(deserialize_with = "units::duration")]
     pub connect: Duration,
+    #[serde(deserialize_with = "units::duration")]
+    pub tls_handshake: Duration,
     #[serde(deserialize_with = "units::duration")]
     pub request_header: Duration,
     #[serde(deserialize_with = "units::duration")]
@@ -189,6 +434,7 @@ pub struct Timeouts {
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     pub max_connections: u32,
+    pub max_connections_per_ip: u32,
     #[serde(deserialize_with = "units::size")]
     pub max_header_size: u64,
     #[serde(deserialize_with = "units::size")]
@@ -202,6 +448,44 @@ pub struct UpstreamOptions {
     #[serde(deserialize_with = "units::duration")]
     pub idle_timeout: Duration,
     pub tcp_keepalive: TcpKeepalive,
+    pub send_proxy: SendProxy,
+    pub protocol: UpstreamProtocol,
+    pub tls: Option<UpstreamTls>,
+}
+
+/// What HTTP is spoken with targets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UpstreamProtocol {
+    /// What is agreed on inside TLS, and HTTP/1.1 in the clear.
+    #[default]
+    Auto,
+    Http1,
+    #[serde(alias = "h2")]
+    Http2,
+}
+
+/// TLS with targets.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct UpstreamTls {
+    pub enabled: bool,
+    /// Asked for, and expected in their certificates; the host of the target unless it is given.
+    pub server_name: Option<String>,
+    /// Whose certificates are believed: a file on the node, or a name in its directory.
+    pub ca: Option<String>,
+    /// What is shown to targets that ask who we are.
+    pub certificate: Option<Certificate>,
+}
+
+/// Begin connections to targets with a PROXY header.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SendProxy {
+    #[default]
+    Off,
+    V1,
+    V2,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -242,6 +526,29 @@ pub struct Placement {
     pub spread: Spread,
     /// Labels a node must carry.
     pub require: BTreeMap<String, String>,
+    /// Instead of a fixed number of replicas.
+    pub autoscale: Option<Autoscale>,
+}
+
+/// As many replicas as the load needs. With several targets the one that needs most decides.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Autoscale {
+    #[serde(default = "Autoscale::default_min")]
+    pub min: u32,
+    pub max: u32,
+    /// Connections open at the same time, per replica.
+    #[serde(default)]
+    pub target_connections: Option<u32>,
+    /// HTTP requests, or TCP connections begun, per replica.
+    #[serde(default)]
+    pub target_requests_per_second: Option<u32>,
+    /// Of the processors that a node's process may use, averaged over the app's nodes.
+    #[serde(default)]
+    pub target_cpu_percent: Option<u32>,
+    /// Between two changes; fewer replicas only after the load has been low for this long.
+    #[serde(default = "Autoscale::default_cooldown", deserialize_with = "units::duration")]
+    pub cooldown: Duration,
 }
 
 /// Written as `"all"` or a number of nodes.
@@ -263,10 +570,17 @@ pub enum Spread {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Rollout {
+    pub strategy: RolloutStrategy,
     /// Nodes that shift at the same time.
     pub max_parallel: u32,
-    /// How long a node must stay ready with the new generation before the next one shifts.
-    /// Not waited for when nothing served before.
+    /// Nodes that go through `steps` first, before all others. 0: as the strategy has it.
+    pub canary: u32,
+    /// The shares of traffic that the new generation takes on a node, one after the other: percents that
+    /// rise to 100. On the canary nodes; on every node where there are none.
+    pub steps: Vec<u8>,
+    /// How long a node must stay ready with the new generation before the next step. It is also the
+    /// window in which `abort_on` compares, so 0 compares nothing. Not waited for when nothing served
+    /// before.
     #[serde(deserialize_with = "units::duration")]
     pub min_healthy: Duration,
     /// Targets that must have passed their checks on a node before the generation counts as ready there.
@@ -280,7 +594,40 @@ pub struct Rollout {
     /// How long sessions may outlive an app or port that is taken away.
     #[serde(deserialize_with = "units::duration")]
     pub drain: Duration,
+    /// False: waits for `rollout promote` after the canaries, and before the last of several steps.
+    pub auto_promote: bool,
     pub auto_rollback: bool,
+    pub abort_on: AbortOn,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RolloutStrategy {
+    /// Node by node, `max_parallel` at a time.
+    #[default]
+    Rolling,
+    /// The same after a first node, or as many as `canary` says.
+    Canary,
+    /// Prepared everywhere, promoted where that is asked for, then all nodes together.
+    BlueGreen,
+    /// Prepared everywhere, then all nodes together.
+    AllAtOnce,
+}
+
+/// When the new generation does worse than the one before it in the same time. What both do badly is
+/// nobody's fault.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AbortOn {
+    /// Percent of requests answered with 5xx, of connections that found no target, or of sessions
+    /// reset, beyond what the old generation has of the same. 0 = off.
+    pub error_percent: u32,
+    /// The slowest of a hundred requests, where the old generation does better. 0s = off.
+    #[serde(deserialize_with = "units::duration")]
+    pub p99: Duration,
+    /// Requests, or TCP sessions, to judge by. A step with fewer is extended, to three times
+    /// `min_healthy` at most, and not at all where there is no traffic.
+    pub min_requests: u32,
 }
 
 /// Dual stack: IPv4 clients arrive on it too.
@@ -289,14 +636,108 @@ fn any_address() -> IpAddr {
 }
 
 impl Target {
+    /// With everything else as it is unless written.
+    pub fn new(address: impl Into<String>, weight: u32) -> Self {
+        Self { address: address.into(), weight, zone: None, backup: false }
+    }
+
     pub(crate) fn default_weight() -> u32 {
         100
     }
 }
 
+impl Default for Balance {
+    fn default() -> Self {
+        Self {
+            policy: Policy::P2c,
+            hash_on: HashOn::ClientIp,
+            slow_start: Duration::ZERO,
+            zone_aware: false,
+            panic_threshold: 30,
+        }
+    }
+}
+
+impl Policy {
+    pub(crate) const WORDS: [&str; 8] =
+        ["p2c", "peak_ewma", "least_conn", "random", "round_robin", "maglev", "ring_hash", "rendezvous"];
+
+    /// What it is called everywhere but in `custom:NAME`.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::P2c => "p2c",
+            Self::PeakEwma => "peak_ewma",
+            Self::LeastConn => "least_conn",
+            Self::Random => "random",
+            Self::RoundRobin => "round_robin",
+            Self::Maglev => "maglev",
+            Self::RingHash => "ring_hash",
+            Self::Rendezvous => "rendezvous",
+            Self::Custom(name) => name,
+        }
+    }
+
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        Some(match text {
+            "p2c" => Self::P2c,
+            "peak_ewma" => Self::PeakEwma,
+            "least_conn" => Self::LeastConn,
+            "random" => Self::Random,
+            "round_robin" => Self::RoundRobin,
+            "maglev" => Self::Maglev,
+            "ring_hash" => Self::RingHash,
+            "rendezvous" => Self::Rendezvous,
+            text => Self::Custom(text.strip_prefix("custom:")?.to_owned()),
+        })
+    }
+
+    /// Whether it sends equal requests to the same target.
+    pub(crate) fn is_hashing(&self) -> bool {
+        match self {
+            Self::Maglev | Self::RingHash | Self::Rendezvous | Self::Custom(_) => true,
+            Self::P2c | Self::PeakEwma | Self::LeastConn | Self::Random | Self::RoundRobin => false,
+        }
+    }
+}
+
+impl Autoscale {
+    pub(crate) fn default_min() -> u32 {
+        1
+    }
+
+    pub(crate) fn default_cooldown() -> Duration {
+        Duration::from_secs(60)
+    }
+}
+
 impl Default for Listen {
     fn default() -> Self {
-        Self { port: 0, address: any_address(), protocol: Protocol::Tcp, max_connections: 0 }
+        Self {
+            port: 0,
+            address: any_address(),
+            protocol: Protocol::Tcp,
+            tls: None,
+            proxy_protocol: ProxyMode::Off,
+            trusted_proxies: Vec::new(),
+            max_connections: 0,
+        }
+    }
+}
+
+impl Default for UpstreamTls {
+    fn default() -> Self {
+        Self { enabled: true, server_name: None, ca: None, certificate: None }
+    }
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self {
+            certificate: Vec::new(),
+            min_version: TlsVersion::V12,
+            alpn: vec!["h2".to_owned(), "http/1.1".to_owned()],
+            client_ca: None,
+        }
     }
 }
 
@@ -328,10 +769,79 @@ impl Default for Check {
     }
 }
 
+impl Default for Probe {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            kind: ProbeKind::Readiness,
+            ask: ProbeType::Http,
+            port: None,
+            path: "/".to_owned(),
+            host: None,
+            expect: vec![(200, 399)],
+            send: String::new(),
+            body: String::new(),
+            service: String::new(),
+            command: Vec::new(),
+            interval: Duration::from_secs(5),
+            timeout: Duration::from_secs(2),
+            rise: 1,
+            fall: 3,
+        }
+    }
+}
+
+impl Default for Outlier {
+    fn default() -> Self {
+        Self { consecutive_failures: 5, ejection: Duration::from_secs(30), max_ejected: 50 }
+    }
+}
+
+impl Default for Breaker {
+    fn default() -> Self {
+        Self {
+            error_percent: 50,
+            window: Duration::from_secs(10),
+            min_requests: 20,
+            open_for: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            attempts: 1,
+            on: vec![RetryOn::Connect],
+            per_try_timeout: Duration::ZERO,
+            backoff: Backoff::default(),
+            budget: 20,
+            methods: RetryMethods::Idempotent,
+        }
+    }
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self { base: Duration::from_millis(25), max: Duration::from_millis(250) }
+    }
+}
+
+impl RetryOn {
+    pub(crate) const WORDS: [(&str, Self); 5] = [
+        ("connect", Self::Connect),
+        ("reset", Self::Reset),
+        ("timeout", Self::Timeout),
+        ("gateway_error", Self::GatewayError),
+        ("server_error", Self::ServerError),
+    ];
+}
+
 impl Default for Timeouts {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(2),
+            tls_handshake: Duration::from_secs(5),
             request_header: Duration::from_secs(10),
             response_header: Duration::from_secs(30),
             request: Duration::ZERO,
@@ -344,13 +854,20 @@ impl Default for Timeouts {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_connections: 0, max_header_size: 64 * 1024, max_body_size: 0 }
+        Self { max_connections: 0, max_connections_per_ip: 0, max_header_size: 64 * 1024, max_body_size: 0 }
     }
 }
 
 impl Default for UpstreamOptions {
     fn default() -> Self {
-        Self { max_idle: 64, idle_timeout: Duration::from_secs(30), tcp_keepalive: TcpKeepalive::default() }
+        Self {
+            max_idle: 64,
+            idle_timeout: Duration::from_secs(30),
+            tcp_keepalive: TcpKeepalive::default(),
+            send_proxy: SendProxy::Off,
+            protocol: UpstreamProtocol::Auto,
+            tls: None,
+        }
     }
 }
 
@@ -363,13 +880,35 @@ impl Default for TcpKeepalive {
 impl Default for Rollout {
     fn default() -> Self {
         Self {
+            strategy: RolloutStrategy::Rolling,
             max_parallel: 1,
+            canary: 0,
+            steps: vec![100],
             min_healthy: Duration::from_secs(10),
             min_healthy_targets: 1,
             healthy_deadline: Duration::from_secs(300),
             progress_deadline: Duration::from_secs(600),
             drain: Duration::from_secs(30),
+            auto_promote: true,
             auto_rollback: true,
+            abort_on: AbortOn::default(),
+        }
+    }
+}
+
+impl Default for AbortOn {
+    fn default() -> Self {
+        Self { error_percent: 5, p99: Duration::ZERO, min_requests: 100 }
+    }
+}
+
+impl Rollout {
+    /// Nodes that go before all others.
+    pub fn canaries(&self) -> u32 {
+        match self.strategy {
+            RolloutStrategy::Rolling => self.canary,
+            RolloutStrategy::Canary => self.canary.max(1),
+            RolloutStrategy::BlueGreen | RolloutStrategy::AllAtOnce => 0,
         }
     }
 }

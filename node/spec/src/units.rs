@@ -2,9 +2,10 @@
 //!
 //! Text that is written here reads back as exactly the same value.
 
-use std::{fmt, time::Duration};
+use std::{fmt, net::IpAddr, time::Duration};
 
 use bytesize::ByteSize;
+use ipnet::IpNet;
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{self, Visitor},
@@ -82,6 +83,42 @@ impl Serialize for StatusesText<'_> {
             false => Form::Range(format!("{from}-{to}")),
         }))
     }
+}
+
+/// `10.0.0.0/8`, or one address. Bits behind the length are refused: they are a mistake in one of the two.
+fn parse_network(text: &str) -> Result<IpNet, String> {
+    let network = match (text.parse::<IpNet>(), text.parse::<IpAddr>()) {
+        (Ok(network), _) => network,
+        (Err(_), Ok(address)) => IpNet::from(address),
+        (Err(_), Err(_)) => {
+            return Err(format!("`{text}` is not a network: write \"10.0.0.0/8\" or an address"));
+        }
+    };
+    match network.trunc() {
+        whole if whole == network => Ok(network),
+        whole => Err(format!("`{text}` has bits behind its length: write \"{whole}\"")),
+    }
+}
+
+pub(crate) fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    struct Network(IpNet);
+    impl<'de> Deserialize<'de> for Network {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            struct Reader;
+            impl Visitor<'_> for Reader {
+                type Value = Network;
+                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    f.write_str("a network such as \"10.0.0.0/8\"")
+                }
+                fn visit_str<E: de::Error>(self, text: &str) -> Result<Network, E> {
+                    parse_network(text).map(Network).map_err(E::custom)
+                }
+            }
+            deserializer.deserialize_str(Reader)
+        }
+    }
+    let networks = Vec::<Network>::deserialize(deserializer)?;
+    Ok(networks.into_iter().map(|Network(network)| network).collect())
 }
 
 pub(crate) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {

@@ -2,18 +2,21 @@
 //! the API, with the same words as for a file.
 
 mod address;
+mod balance;
 mod check;
 mod findings;
+mod listen;
+mod probe;
+mod resilience;
+mod rollout;
 mod route;
+mod upstream;
 
-use std::{
-    collections::{BTreeSet, HashSet},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use self::findings::Findings;
 use crate::{
-    AppName, AppSpec, Limits, Listen, Placement, Protocol, Replicas, Resolve, Rollout, Target, Timeouts,
+    AppName, AppSpec, Autoscale, Limits, Placement, Protocol, Replicas, Resolve, Target, Timeouts,
     UpstreamOptions,
     diagnostic::{CONTRADICTION, DUPLICATE, MISSING, OUT_OF_RANGE, TOO_LARGE, WRONG_VALUE},
     units::{duration_text, size_text},
@@ -28,10 +31,11 @@ pub struct Violation {
     pub help: Option<String>,
 }
 
+/// More nodes than a region has.
+const MAX_REPLICAS: u32 = 10_000;
 /// What one log entry and one snapshot are dimensioned for.
 const MAX_SPEC_BYTES: usize = 1 << 20;
 const MAX_TARGETS: usize = 10_000;
-const MAX_LISTENERS: usize = 1_000;
 /// Far beyond use, and far below where adding two of them could overflow a clock.
 const MAX_DURATION: Duration = Duration::from_secs(30 * 24 * 3600);
 const MIN_DURATION: Duration = Duration::from_millis(1);
@@ -57,17 +61,22 @@ pub fn validate(spec: &AppSpec) -> Vec<Violation> {
         targets,
         pool,
         resolve,
-        // A word of a closed list.
-        balance: _,
+        balance,
         check,
+        probe: _,
+        outlier,
+        breaker,
+        retry,
         timeouts,
         limits,
         upstream,
         route,
+        // Networks are facts of their own type.
+        access: _,
         placement,
         rollout,
     } = spec;
-    listeners(listen, &mut findings);
+    listen::validate(listen, &mut findings);
     pool_targets("targets", targets, &mut findings);
     for (name, pool) in pool {
         let path = format!("pool.{name}");
@@ -79,7 +88,10 @@ pub fn validate(spec: &AppSpec) -> Vec<Violation> {
         }
         pool_targets(&format!("{path}.targets"), &pool.targets, &mut findings);
     }
-    let needs_default = route.is_empty() || listen.iter().any(|listen| listen.protocol == Protocol::Tcp);
+    // Where every port is TCP the routes are for names in TLS hellos; beside HTTP they are for requests.
+    let has_http = listen.iter().any(|listen| listen.protocol == Protocol::Http);
+    let has_tcp = listen.iter().any(|listen| listen.protocol == Protocol::Tcp);
+    let needs_default = route.is_empty() || has_http && has_tcp;
     if targets.is_empty() && needs_default {
         findings
             .add("targets", MISSING, "the app has no targets")
@@ -93,14 +105,20 @@ pub fn validate(spec: &AppSpec) -> Vec<Violation> {
             format!("{target_count} targets; an app has at most {MAX_TARGETS}"),
         );
     }
+    balance::validate(balance, &mut findings);
     resolving(resolve, &mut findings);
     check::validate(check, &mut findings);
+    probe::validate(spec, &mut findings);
+    resilience::outlier(outlier, &mut findings);
+    resilience::breaker(breaker.as_ref(), &mut findings);
+    resilience::retry(retry, timeouts, &mut findings);
     times(timeouts, &mut findings);
     bounds(limits, &mut findings);
     connections(upstream, &mut findings);
+    upstream::validate(spec, &mut findings);
     route::validate(spec, &mut findings);
     places(placement, &mut findings);
-    rolling(rollout, target_count, &mut findings);
+    rollout::validate(rollout, target_count, &mut findings);
     let size = spec.to_json().len();
     if size > MAX_SPEC_BYTES {
         let message = format!("the spec is {size} bytes long; at most {MAX_SPEC_BYTES} are replicated");
@@ -109,29 +127,17 @@ pub fn validate(spec: &AppSpec) -> Vec<Violation> {
     findings.into()
 }
 
-fn listeners(listen: &[Listen], findings: &mut Findings) {
-    if listen.is_empty() {
-        let help = "name at least one port: `listen = [\"http:8080\"]`";
-        findings.add("listen", MISSING, "the app listens nowhere").help(help);
-    }
-    if listen.len() > MAX_LISTENERS {
-        let message = format!("{} ports; an app listens on at most {MAX_LISTENERS}", listen.len());
-        findings.add("listen", TOO_LARGE, message);
-    }
-    let mut seen = HashSet::new();
-    for (index, Listen { port, address, protocol: _, max_connections: _ }) in listen.iter().enumerate() {
-        // Port 0 is a fresh one each time.
-        if *port != 0 && !seen.insert((address, port)) {
-            let message = format!("port {port} is listed twice for the same address");
-            findings.add(&format!("listen[{index}].port"), DUPLICATE, message);
-        }
-    }
-}
-
 fn pool_targets(path: &str, targets: &[Target], findings: &mut Findings) {
-    for (index, Target { address, weight }) in targets.iter().enumerate() {
+    for (index, Target { address, weight, zone, backup: _ }) in targets.iter().enumerate() {
         address::validate(&format!("{path}[{index}].address"), address, findings);
         findings.number(&format!("{path}[{index}].weight"), *weight, 0..=MAX_WEIGHT);
+        if zone.as_deref() == Some("") {
+            findings.add(&format!("{path}[{index}].zone"), WRONG_VALUE, "a zone has a name");
+        }
+    }
+    if !targets.is_empty() && targets.iter().all(|target| target.backup) {
+        let message = "every target is a backup, and there is none that they could stand in for";
+        findings.add(path, CONTRADICTION, message);
     }
     if !targets.is_empty() && targets.iter().all(|target| target.weight == 0) {
         let message = "every target has weight 0, so none of them would get any traffic";
@@ -156,8 +162,10 @@ fn resolving(resolve: &Resolve, findings: &mut Findings) {
 }
 
 fn times(timeouts: &Timeouts, findings: &mut Findings) {
-    let Timeouts { connect, request_header, response_header, request, idle, tcp_idle, tunnel } = timeouts;
+    let Timeouts { connect, tls_handshake, request_header, response_header, request, idle, tcp_idle, tunnel } =
+        timeouts;
     findings.duration("timeouts.connect", *connect, MIN_DURATION..=MAX_CONNECT);
+    findings.duration("timeouts.tls_handshake", *tls_handshake, MIN_DURATION..=MAX_CONNECT);
     for (name, value) in [
         ("request_header", request_header),
         ("response_header", response_header),
@@ -183,7 +191,7 @@ fn times(timeouts: &Timeouts, findings: &mut Findings) {
 }
 
 fn bounds(limits: &Limits, findings: &mut Findings) {
-    let Limits { max_connections: _, max_header_size, max_body_size: _ } = limits;
+    let Limits { max_connections: _, max_connections_per_ip: _, max_header_size, max_body_size: _ } = limits;
     let (min, max) = HEADER_BYTES;
     if !(min..=max).contains(max_header_size) {
         let message = format!(
@@ -197,7 +205,8 @@ fn bounds(limits: &Limits, findings: &mut Findings) {
 }
 
 fn connections(upstream: &UpstreamOptions, findings: &mut Findings) {
-    let UpstreamOptions { max_idle, idle_timeout, tcp_keepalive } = upstream;
+    let UpstreamOptions { max_idle, idle_timeout, tcp_keepalive, send_proxy: _, protocol: _, tls: _ } =
+        upstream;
     findings.number("upstream.max_idle", *max_idle, 0..=65_535);
     findings.duration_or_off("upstream.idle_timeout", *idle_timeout, MAX_DURATION);
     if tcp_keepalive.idle.is_zero() {
@@ -210,10 +219,13 @@ fn connections(upstream: &UpstreamOptions, findings: &mut Findings) {
 }
 
 fn places(placement: &Placement, findings: &mut Findings) {
-    let Placement { replicas, regions, spread: _, require: _ } = placement;
+    let Placement { replicas, regions, spread: _, require: _, autoscale } = placement;
     match replicas {
         Replicas::All => {}
-        Replicas::Count(nodes) => findings.number("placement.replicas", *nodes, 1..=10_000),
+        Replicas::Count(nodes) => findings.number("placement.replicas", *nodes, 1..=MAX_REPLICAS),
+    }
+    if let Some(autoscale) = autoscale {
+        scales(autoscale, *replicas, findings);
     }
     let mut seen = BTreeSet::new();
     for (index, region) in regions.iter().enumerate() {
@@ -226,37 +238,33 @@ fn places(placement: &Placement, findings: &mut Findings) {
     }
 }
 
-fn rolling(rollout: &Rollout, target_count: usize, findings: &mut Findings) {
-    let Rollout {
-        max_parallel,
-        min_healthy,
-        min_healthy_targets,
-        healthy_deadline,
-        progress_deadline,
-        drain,
-        auto_rollback: _,
-    } = rollout;
-    findings.number("rollout.max_parallel", *max_parallel, 1..=10_000);
-    findings.duration_or_off("rollout.min_healthy", *min_healthy, MAX_DURATION);
-    findings.duration("rollout.healthy_deadline", *healthy_deadline, MIN_DURATION..=MAX_DURATION);
-    findings.duration("rollout.progress_deadline", *progress_deadline, MIN_DURATION..=MAX_DURATION);
-    findings.duration_or_off("rollout.drain", *drain, MAX_DURATION);
-    if progress_deadline <= min_healthy {
-        let message = format!(
-            "`progress_deadline` ({}) must be longer than `min_healthy` ({}), or every rollout fails while it waits",
-            duration_text(*progress_deadline),
-            duration_text(*min_healthy),
-        );
-        let is_default = *progress_deadline == Rollout::default().progress_deadline;
-        let path = if is_default { "rollout.min_healthy" } else { "rollout.progress_deadline" };
-        findings.add(path, CONTRADICTION, message);
+fn scales(autoscale: &Autoscale, replicas: Replicas, findings: &mut Findings) {
+    let Autoscale { min, max, target_connections, target_requests_per_second, target_cpu_percent, cooldown } =
+        autoscale;
+    findings.number("placement.autoscale.min", *min, 1..=MAX_REPLICAS);
+    findings.number("placement.autoscale.max", *max, 1..=MAX_REPLICAS);
+    if min > max {
+        let message = format!("`min` ({min}) must not be more than `max` ({max})");
+        findings.add("placement.autoscale.min", CONTRADICTION, message);
     }
-    let needed = usize::try_from(*min_healthy_targets).unwrap_or(usize::MAX);
-    if needed > target_count && target_count > 0 {
-        let message = format!(
-            "`min_healthy_targets` is {needed} but the app has {target_count} target{}: no rollout would finish",
-            if target_count == 1 { "" } else { "s" }
-        );
-        findings.add("rollout.min_healthy_targets", CONTRADICTION, message);
+    let targets = [
+        ("target_connections", target_connections, 1_000_000_000),
+        ("target_requests_per_second", target_requests_per_second, 1_000_000_000),
+        ("target_cpu_percent", target_cpu_percent, 100),
+    ];
+    for (name, target, most) in targets {
+        if let Some(target) = target {
+            findings.number(&format!("placement.autoscale.{name}"), *target, 1..=most);
+        }
+    }
+    if targets.iter().all(|(_, target, _)| target.is_none()) {
+        let message =
+            "one of `target_connections`, `target_requests_per_second` and `target_cpu_percent` is needed";
+        findings.add("placement.autoscale", MISSING, message);
+    }
+    findings.duration_or_off("placement.autoscale.cooldown", *cooldown, MAX_DURATION);
+    if replicas != Replicas::All {
+        let message = "`replicas` is a fixed number: remove it, or remove `autoscale`";
+        findings.add("placement.replicas", CONTRADICTION, message);
     }
 }

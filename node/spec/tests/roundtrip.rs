@@ -5,6 +5,7 @@
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use flotilla_spec::*;
+use ipnet::IpNet;
 use proptest::{collection, option, prelude::*};
 
 fn text() -> impl Strategy<Value = String> {
@@ -27,13 +28,42 @@ fn texts() -> impl Strategy<Value = Vec<String>> {
     collection::vec(text(), 0..3)
 }
 
+fn networks() -> impl Strategy<Value = Vec<IpNet>> {
+    let one = (any::<IpAddr>(), any::<u8>()).prop_map(|(ip, length)| {
+        let max = if ip.is_ipv4() { 32 } else { 128 };
+        IpNet::new(ip, length % (max + 1)).unwrap().trunc()
+    });
+    collection::vec(one, 0..3)
+}
+
+fn tls() -> impl Strategy<Value = Tls> {
+    let certificate = prop_oneof![
+        text().prop_map(Certificate::Named),
+        (text(), text()).prop_map(|(cert, key)| Certificate::Files(CertificateFiles { cert, key })),
+    ];
+    let alpn = prop_oneof![Just(Tls::default().alpn), texts()];
+    (collection::vec(certificate, 0..3), any::<bool>(), alpn, option::of(text())).prop_map(
+        |(certificate, v13, alpn, client_ca)| Tls {
+            certificate,
+            min_version: if v13 { TlsVersion::V13 } else { TlsVersion::V12 },
+            alpn,
+            client_ca,
+        },
+    )
+}
+
 fn listen() -> impl Strategy<Value = Vec<Listen>> {
     let address = prop_oneof![Just(Listen::default().address), any::<IpAddr>()];
-    let one = (any::<u16>(), address, any::<bool>(), prop_oneof![Just(0), any::<u32>()]).prop_map(
-        |(port, address, http, max_connections)| Listen {
+    let mode = prop_oneof![Just(ProxyMode::Off), Just(ProxyMode::Accept), Just(ProxyMode::Require)];
+    let edge = (option::of(prop_oneof![Just(Tls::default()), tls()]), mode, networks());
+    let one = (any::<u16>(), address, any::<bool>(), prop_oneof![Just(0), any::<u32>()], edge).prop_map(
+        |(port, address, http, max_connections, (tls, proxy_protocol, trusted_proxies))| Listen {
             port,
             address,
             protocol: if http { Protocol::Http } else { Protocol::Tcp },
+            tls,
+            proxy_protocol,
+            trusted_proxies,
             max_connections,
         },
     );
@@ -41,8 +71,28 @@ fn listen() -> impl Strategy<Value = Vec<Listen>> {
 }
 
 fn targets() -> impl Strategy<Value = Vec<Target>> {
-    let one = (text(), prop_oneof![Just(100), any::<u32>()]);
-    collection::vec(one.prop_map(|(address, weight)| Target { address, weight }), 0..4)
+    let one = (text(), prop_oneof![Just(100), any::<u32>()], option::of(text()), any::<bool>());
+    let one = one.prop_map(|(address, weight, zone, backup)| Target { address, weight, zone, backup });
+    collection::vec(one, 0..4)
+}
+
+fn balance() -> impl Strategy<Value = Balance> {
+    use Policy::{Custom, LeastConn, Maglev, P2c, PeakEwma, Random, Rendezvous, RingHash, RoundRobin};
+    let policies = [P2c, PeakEwma, LeastConn, Random, RoundRobin, Maglev, RingHash, Rendezvous];
+    let policy = prop_oneof![proptest::sample::select(policies.to_vec()), text().prop_map(Custom)];
+    let hash_on = prop_oneof![
+        Just(HashOn::ClientIp),
+        Just(HashOn::Path),
+        text().prop_map(HashOn::Header),
+        text().prop_map(HashOn::Cookie)
+    ];
+    let rest = (hash_on, duration(), any::<bool>(), any::<u32>());
+    (policy, option::of(rest)).prop_map(|(policy, rest)| match rest {
+        None => Balance { policy, ..Balance::default() },
+        Some((hash_on, slow_start, zone_aware, panic_threshold)) => {
+            Balance { policy, hash_on, slow_start, zone_aware, panic_threshold }
+        }
+    })
 }
 
 fn check() -> impl Strategy<Value = Check> {
@@ -59,8 +109,40 @@ fn check() -> impl Strategy<Value = Check> {
     })
 }
 
+fn probes() -> impl Strategy<Value = Vec<Probe>> {
+    let ask = prop_oneof![
+        Just(ProbeType::Http),
+        Just(ProbeType::Tcp),
+        Just(ProbeType::Grpc),
+        Just(ProbeType::Command)
+    ];
+    let words = (collection::vec(text(), 5), texts(), option::of(text()), option::of(any::<u16>()));
+    let numbers = (duration(), duration(), any::<u32>(), any::<u32>());
+    let one = (any::<bool>(), ask, words, numbers, collection::vec(any::<(u16, u16)>(), 0..3)).prop_map(
+        |(live, ask, (texts, command, host, port), (interval, timeout, rise, fall), expect)| Probe {
+            name: texts[0].clone(),
+            kind: if live { ProbeKind::Liveness } else { ProbeKind::Readiness },
+            ask,
+            port,
+            path: texts[1].clone(),
+            host,
+            expect,
+            send: texts[2].clone(),
+            body: texts[3].clone(),
+            service: texts[4].clone(),
+            command,
+            interval,
+            timeout,
+            rise,
+            fall,
+        },
+    );
+    collection::vec(one, 0..3)
+}
+
 fn timeouts() -> impl Strategy<Value = Timeouts> {
-    collection::vec(duration(), 7).prop_map(|t| Timeouts {
+    collection::vec(duration(), 8).prop_map(|t| Timeouts {
+        tls_handshake: t[7],
         connect: t[0],
         request_header: t[1],
         response_header: t[2],
@@ -85,11 +167,36 @@ fn resolve() -> impl Strategy<Value = Resolve> {
 }
 
 fn upstream() -> impl Strategy<Value = UpstreamOptions> {
-    (any::<u32>(), duration(), duration(), duration(), any::<u32>()).prop_map(
-        |(max_idle, idle_timeout, idle, interval, count)| UpstreamOptions {
+    use UpstreamProtocol::{Auto, Http1, Http2};
+    let protocol = prop_oneof![Just(Auto), Just(Http1), Just(Http2)];
+    let certificate = prop_oneof![
+        text().prop_map(Certificate::Named),
+        (text(), text()).prop_map(|(cert, key)| Certificate::Files(CertificateFiles { cert, key })),
+    ];
+    let tls = (any::<bool>(), option::of(text()), option::of(text()), option::of(certificate));
+    let tls = tls.prop_map(|(enabled, server_name, ca, certificate)| UpstreamTls {
+        enabled,
+        server_name,
+        ca,
+        certificate,
+    });
+    (plain_upstream(), protocol, option::of(tls)).prop_map(|(plain, protocol, tls)| UpstreamOptions {
+        protocol,
+        tls,
+        ..plain
+    })
+}
+
+fn plain_upstream() -> impl Strategy<Value = UpstreamOptions> {
+    let send_proxy = prop_oneof![Just(SendProxy::Off), Just(SendProxy::V1), Just(SendProxy::V2)];
+    (any::<u32>(), duration(), duration(), duration(), any::<u32>(), send_proxy).prop_map(
+        |(max_idle, idle_timeout, idle, interval, count, send_proxy)| UpstreamOptions {
             max_idle,
             idle_timeout,
             tcp_keepalive: TcpKeepalive { idle, interval, count },
+            send_proxy,
+            protocol: UpstreamProtocol::Auto,
+            tls: None,
         },
     )
 }
@@ -103,27 +210,86 @@ fn routes() -> impl Strategy<Value = Vec<Route>> {
 
 fn placement() -> impl Strategy<Value = Placement> {
     let replicas = prop_oneof![Just(Replicas::All), any::<u32>().prop_map(Replicas::Count)];
-    (replicas, texts(), any::<bool>(), map()).prop_map(|(replicas, regions, node, require)| Placement {
-        replicas,
-        regions,
-        spread: if node { Spread::Node } else { Spread::Zone },
-        require,
-    })
+    let target = || option::of(any::<u32>());
+    let autoscale = (any::<(u32, u32)>(), target(), target(), target(), duration());
+    let autoscale = autoscale.prop_map(|((min, max), connections, requests, cpu, cooldown)| Autoscale {
+        min,
+        max,
+        target_connections: connections,
+        target_requests_per_second: requests,
+        target_cpu_percent: cpu,
+        cooldown,
+    });
+    (replicas, texts(), any::<bool>(), map(), option::of(autoscale)).prop_map(
+        |(replicas, regions, node, require, autoscale)| Placement {
+            replicas,
+            regions,
+            spread: if node { Spread::Node } else { Spread::Zone },
+            require,
+            autoscale,
+        },
+    )
 }
 
 fn rollout() -> impl Strategy<Value = Rollout> {
+    use RolloutStrategy::{AllAtOnce, BlueGreen, Canary, Rolling};
     let durations = (duration(), duration(), duration(), duration());
-    (any::<u32>(), any::<u32>(), durations, any::<bool>()).prop_map(
-        |(max_parallel, min_healthy_targets, (min_healthy, healthy, progress, drain), auto_rollback)| {
-            Rollout {
-                max_parallel,
-                min_healthy,
-                min_healthy_targets,
-                healthy_deadline: healthy,
-                progress_deadline: progress,
-                drain,
-                auto_rollback,
-            }
+    let strategy = prop_oneof![Just(Rolling), Just(Canary), Just(BlueGreen), Just(AllAtOnce)];
+    let abort_on = (any::<u32>(), duration(), any::<u32>());
+    let abort_on =
+        abort_on.prop_map(|(error_percent, p99, min_requests)| AbortOn { error_percent, p99, min_requests });
+    let counts = (any::<u32>(), any::<u32>(), any::<u32>(), collection::vec(any::<u8>(), 0..4));
+    let rest = (strategy, any::<bool>(), any::<bool>(), abort_on);
+    (counts, durations, rest).prop_map(|(counts, durations, rest)| {
+        let (max_parallel, min_healthy_targets, canary, steps) = counts;
+        let (min_healthy, healthy_deadline, progress_deadline, drain) = durations;
+        let (strategy, auto_promote, auto_rollback, abort_on) = rest;
+        Rollout {
+            strategy,
+            max_parallel,
+            canary,
+            steps,
+            min_healthy,
+            min_healthy_targets,
+            healthy_deadline,
+            progress_deadline,
+            drain,
+            auto_promote,
+            auto_rollback,
+            abort_on,
+        }
+    })
+}
+
+fn outlier() -> impl Strategy<Value = Outlier> {
+    (any::<u32>(), duration(), any::<u32>()).prop_map(|(consecutive_failures, ejection, max_ejected)| {
+        Outlier { consecutive_failures, ejection, max_ejected }
+    })
+}
+
+fn breaker() -> impl Strategy<Value = Option<Breaker>> {
+    let one = (any::<u32>(), duration(), any::<u32>(), duration());
+    option::of(one.prop_map(|(error_percent, window, min_requests, open_for)| Breaker {
+        error_percent,
+        window,
+        min_requests,
+        open_for,
+    }))
+}
+
+fn retry() -> impl Strategy<Value = Retry> {
+    use RetryOn::{Connect, GatewayError, Reset, ServerError, Status, Timeout};
+    let word = proptest::sample::select(vec![Connect, Reset, Timeout, GatewayError, ServerError]);
+    let on = collection::vec(prop_oneof![word, any::<u16>().prop_map(Status)], 0..4);
+    let times = (duration(), duration(), duration());
+    (any::<u32>(), on, times, any::<u32>(), any::<bool>()).prop_map(
+        |(attempts, on, (per_try_timeout, base, max), budget, all)| Retry {
+            attempts,
+            on,
+            per_try_timeout,
+            backoff: Backoff { base, max },
+            budget,
+            methods: if all { RetryMethods::All } else { RetryMethods::Idempotent },
         },
     )
 }
@@ -131,11 +297,19 @@ fn rollout() -> impl Strategy<Value = Rollout> {
 fn spec() -> impl Strategy<Value = AppSpec> {
     let words = ("[a-z][a-z0-9-]{0,20}[a-z0-9]", text(), map());
     let pools = collection::btree_map(text(), targets().prop_map(|targets| Pool { targets }), 0..3);
-    let traffic = (listen(), targets(), pools, routes(), any::<bool>());
-    let limits = (any::<u32>(), any::<u64>(), any::<u64>());
-    let rest = (resolve(), check(), timeouts(), limits, upstream(), placement(), rollout());
+    let traffic = (listen(), targets(), pools, routes(), balance()).boxed();
+    let limits = ((any::<u32>(), any::<u32>()), any::<u64>(), any::<u64>(), networks(), networks());
+    let rest = (
+        resolve(),
+        (check(), probes(), outlier(), breaker(), retry()).boxed(),
+        timeouts(),
+        limits,
+        upstream(),
+        placement(),
+        rollout(),
+    );
     (words, traffic, option::of(rest)).prop_map(|((name, description, labels), traffic, rest)| {
-        let (listen, targets, pool, route, round_robin) = traffic;
+        let (listen, targets, pool, route, balance) = traffic;
         let plain = AppSpec {
             name: AppName::parse(&name).unwrap(),
             description,
@@ -144,21 +318,50 @@ fn spec() -> impl Strategy<Value = AppSpec> {
             targets,
             pool,
             route,
-            balance: Balance { policy: if round_robin { Policy::RoundRobin } else { Policy::P2c } },
+            access: Access::default(),
+            balance,
             resolve: Resolve::default(),
             check: Check::default(),
+            probe: Vec::new(),
+            outlier: Outlier::default(),
+            breaker: None,
+            retry: Retry::default(),
             timeouts: Timeouts::default(),
             limits: Limits::default(),
             upstream: UpstreamOptions::default(),
             placement: Placement::default(),
             rollout: Rollout::default(),
         };
-        let Some((resolve, check, timeouts, limits, upstream, placement, rollout)) = rest else {
+        let Some((
+            resolve,
+            (check, probe, outlier, breaker, retry),
+            timeouts,
+            limits,
+            upstream,
+            placement,
+            rollout,
+        )) = rest
+        else {
             return plain;
         };
-        let (max_connections, max_header_size, max_body_size) = limits;
-        let limits = Limits { max_connections, max_header_size, max_body_size };
-        AppSpec { resolve, check, timeouts, limits, upstream, placement, rollout, ..plain }
+        let ((max_connections, max_connections_per_ip), max_header_size, max_body_size, allow, deny) = limits;
+        let limits = Limits { max_connections, max_connections_per_ip, max_header_size, max_body_size };
+        let access = Access { allow, deny };
+        AppSpec {
+            resolve,
+            check,
+            probe,
+            outlier,
+            breaker,
+            retry,
+            timeouts,
+            limits,
+            upstream,
+            access,
+            placement,
+            rollout,
+            ..plain
+        }
     })
 }
 
@@ -174,12 +377,23 @@ fn valid() -> impl Strategy<Value = AppSpec> {
             listen: ports.into_iter().map(|port| Listen { port, ..Listen::default() }).collect(),
             targets: targets
                 .into_iter()
-                .map(|(host, port, weight)| Target { address: format!("{host}:{port}"), weight })
+                .map(|(host, port, weight)| Target::new(format!("{host}:{port}"), weight))
                 .collect(),
             pool: BTreeMap::new(),
             route: Vec::new(),
+            balance: Balance { panic_threshold: 77, zone_aware: true, ..Balance::default() },
             resolve: Resolve { max_ttl: ms(0) + Duration::from_secs(1), ..Resolve::default() },
             check: Check { timeout: ms(1), rise: 7, ..Check::default() },
+            probe: vec![Probe {
+                name: "smoke".to_owned(),
+                ask: ProbeType::Tcp,
+                body: "ready".to_owned(),
+                timeout: ms(1),
+                ..Probe::default()
+            }],
+            outlier: Outlier { consecutive_failures: 7, ..Outlier::default() },
+            breaker: any.breaker.map(|_| Breaker::default()),
+            retry: Retry { attempts: 3, on: vec![RetryOn::Reset, RetryOn::Status(429)], ..Retry::default() },
             timeouts: Timeouts {
                 response_header: ms(2),
                 request: ms(2) + ms(3),
@@ -188,7 +402,12 @@ fn valid() -> impl Strategy<Value = AppSpec> {
             },
             limits: Limits { max_header_size: 8192 + times[5] % 1_000_000, ..any.limits },
             upstream: UpstreamOptions { idle_timeout: ms(6), ..UpstreamOptions::default() },
-            placement: Placement { replicas: Replicas::All, regions: Vec::new(), ..any.placement },
+            placement: Placement {
+                replicas: Replicas::All,
+                regions: Vec::new(),
+                autoscale: None,
+                ..any.placement
+            },
             rollout: Rollout { drain: ms(5), auto_rollback: any.rollout.auto_rollback, ..default },
             ..any
         }

@@ -9,9 +9,9 @@ use crate::{
 };
 
 /// Often enough for tests, seldom enough that checks are not the load.
-const MIN_INTERVAL: Duration = Duration::from_millis(10);
-const MAX_INTERVAL: Duration = Duration::from_secs(3600);
-const MAX_TIMES: u32 = 100;
+pub(super) const MIN_INTERVAL: Duration = Duration::from_millis(10);
+pub(super) const MAX_INTERVAL: Duration = Duration::from_secs(3600);
+pub(super) const MAX_TIMES: u32 = 100;
 
 pub(super) fn validate(check: &Check, findings: &mut Findings) {
     let Check { kind, path, host, port, interval, timeout, rise, fall, expect } = check;
@@ -23,7 +23,7 @@ pub(super) fn validate(check: &Check, findings: &mut Findings) {
         findings.add("check.port", OUT_OF_RANGE, "`check.port` must be from 1 to 65535, not 0");
     }
     match kind {
-        CheckKind::Http => http(path, host.as_deref(), expect, findings),
+        CheckKind::Http => http("check", path, host.as_deref(), expect, findings),
         CheckKind::Tcp | CheckKind::None => {
             let default = Check::default();
             for (field, is_set) in [
@@ -42,21 +42,22 @@ pub(super) fn validate(check: &Check, findings: &mut Findings) {
     }
 }
 
-fn http(path: &str, host: Option<&str>, expect: &[(u16, u16)], findings: &mut Findings) {
+/// What an HTTP question may say. `at`: the path of the table it stands in.
+pub(super) fn http(at: &str, path: &str, host: Option<&str>, expect: &[(u16, u16)], findings: &mut Findings) {
     if let Some(why) = path_fault(path) {
-        findings.add("check.path", WRONG_VALUE, format!("`{path}` is not a path: {why}"));
+        findings.add(&format!("{at}.path"), WRONG_VALUE, format!("`{path}` is not a path: {why}"));
     }
     // It becomes a header field: nothing in it may end the field.
     if host.is_some_and(|host| host.is_empty() || !host.bytes().all(|b| b.is_ascii_graphic())) {
-        findings.add("check.host", WRONG_VALUE, "`check.host` must be a host name, without spaces");
+        let message = format!("`{at}.host` must be a host name, without spaces");
+        findings.add(&format!("{at}.host"), WRONG_VALUE, message);
     }
     if expect.is_empty() {
-        findings
-            .add("check.expect", MISSING, "`check.expect` is empty, so no answer would ever be good")
-            .help("write `expect = [\"200-399\"]`");
+        let message = format!("`{at}.expect` is empty, so no answer would ever be good");
+        findings.add(&format!("{at}.expect"), MISSING, message).help("write `expect = [\"200-399\"]`");
     }
     for (index, (from, to)) in expect.iter().enumerate() {
-        let path = format!("check.expect[{index}]");
+        let path = format!("{at}.expect[{index}]");
         if !(100..=599).contains(from) || !(100..=599).contains(to) {
             let message = format!("status codes go from 100 to 599, not {from} to {to}");
             findings.add(&path, OUT_OF_RANGE, message);

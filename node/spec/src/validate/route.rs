@@ -17,10 +17,19 @@ pub(super) fn validate(spec: &AppSpec, findings: &mut Findings) {
         findings.add("route", TOO_LARGE, format!("{} routes; an app has at most {MAX_ROUTES}", routes.len()));
     }
     let is_http = spec.listen.iter().any(|listen| listen.protocol == Protocol::Http);
-    if !routes.is_empty() && !spec.listen.is_empty() && !is_http {
-        findings
-            .add("route", CONTRADICTION, "routes are for HTTP, and every port of this app is plain TCP")
-            .help("write `listen = [\"http:8080\"]`");
+    if !is_http && !spec.listen.is_empty() {
+        for (index, Route { matches, .. }) in routes.iter().enumerate() {
+            let Match { host, path, path_prefix, methods } = matches;
+            if host.is_empty() || path.is_some() || path_prefix.is_some() || !methods.is_empty() {
+                findings
+                    .add(
+                        &format!("route[{index}].match"),
+                        CONTRADICTION,
+                        "every port of this app is TCP, and there a route has the name of a TLS client to go by",
+                    )
+                    .help("write `match = { host = [\"a.example\"] }` alone, or `listen = [\"http:8080\"]`");
+            }
+        }
     }
     let mut names = BTreeSet::new();
     for (index, Route { name, matches, pool }) in routes.iter().enumerate() {
@@ -77,7 +86,7 @@ fn one_match(path: &str, matches: &Match, findings: &mut Findings) {
 }
 
 /// It becomes a metric label and a word in commands.
-fn is_route_name(name: &str) -> bool {
+pub(super) fn is_route_name(name: &str) -> bool {
     (1..=63).contains(&name.len())
         && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_'))
 }

@@ -1,0 +1,92 @@
+//! Ports, and what stands before their protocol.
+
+use std::collections::HashSet;
+
+use super::Findings;
+use crate::{
+    Certificate, Listen, Protocol, ProxyMode, Tls,
+    diagnostic::{CONTRADICTION, DUPLICATE, MISSING, TOO_LARGE, WRONG_VALUE},
+};
+
+const MAX_LISTENERS: usize = 1_000;
+const MAX_CERTIFICATES: usize = 1_000;
+/// Of a protocol's name, RFC 7301 §3.1.
+const ALPN_BYTES: std::ops::RangeInclusive<usize> = 1..=255;
+
+pub(super) fn validate(listen: &[Listen], findings: &mut Findings) {
+    if listen.is_empty() {
+        let help = "name at least one port: `listen = [\"http:8080\"]`";
+        findings.add("listen", MISSING, "the app listens nowhere").help(help);
+    }
+    if listen.len() > MAX_LISTENERS {
+        let message = format!("{} ports; an app listens on at most {MAX_LISTENERS}", listen.len());
+        findings.add("listen", TOO_LARGE, message);
+    }
+    let mut seen = HashSet::new();
+    for (index, one) in listen.iter().enumerate() {
+        let Listen { port, address, protocol, tls, proxy_protocol, trusted_proxies, max_connections: _ } =
+            one;
+        let path = format!("listen[{index}]");
+        // Port 0 is a fresh one each time.
+        if *port != 0 && !seen.insert((address, port)) {
+            let message = format!("port {port} is listed twice for the same address");
+            findings.add(&format!("{path}.port"), DUPLICATE, message);
+        }
+        match (proxy_protocol, trusted_proxies.is_empty()) {
+            (ProxyMode::Off, true) | (ProxyMode::Accept | ProxyMode::Require, false) => {}
+            (ProxyMode::Accept | ProxyMode::Require, true) => findings
+                .add(&format!("{path}.proxy_protocol"), MISSING, "nobody is trusted to send PROXY headers")
+                .help("name the balancers: `trusted_proxies = [\"10.0.0.0/8\"]`"),
+            (ProxyMode::Off, false) => findings
+                .add(
+                    &format!("{path}.trusted_proxies"),
+                    CONTRADICTION,
+                    "no PROXY header is read from anybody",
+                )
+                .help("add `proxy_protocol = \"require\"`, or take the list away"),
+        }
+        if let Some(tls) = tls {
+            validate_tls(&format!("{path}.tls"), tls, *protocol, findings);
+        }
+    }
+}
+
+fn validate_tls(path: &str, tls: &Tls, protocol: Protocol, findings: &mut Findings) {
+    let Tls { certificate, min_version: _, alpn, client_ca } = tls;
+    if certificate.len() > MAX_CERTIFICATES {
+        let message = format!("{} certificates; at most {MAX_CERTIFICATES} are named", certificate.len());
+        findings.add(&format!("{path}.certificate"), TOO_LARGE, message);
+    }
+    for one in certificate {
+        match one {
+            Certificate::Named(name) if !is_file_name(name) => findings
+                .add(&format!("{path}.certificate"), WRONG_VALUE, format!("`{name}` is not a certificate's name"))
+                .help("write the name of a file in the node's directory without `.pem`, or `{ cert = \"/…\", key = \"/…\" }`"),
+            Certificate::Named(_) => {}
+            Certificate::Files(files) if files.cert.is_empty() || files.key.is_empty() => findings
+                .add(&format!("{path}.certificate"), WRONG_VALUE, "a certificate is in a file, and so is its key")
+                .help("write `{ cert = \"/etc/tls/web.pem\", key = \"/etc/tls/web.key\" }`"),
+            Certificate::Files(_) => {}
+        }
+    }
+    if client_ca.as_ref().is_some_and(String::is_empty) {
+        findings.add(&format!("{path}.client_ca"), WRONG_VALUE, "authorities are in a file, or have a name");
+    }
+    for name in alpn {
+        if !ALPN_BYTES.contains(&name.len()) {
+            let message = format!("`{name}` is not the name of a protocol: 1 to 255 bytes");
+            findings.add(&format!("{path}.alpn"), WRONG_VALUE, message);
+        }
+        if protocol == Protocol::Http && !["h2", "http/1.1"].contains(&name.as_str()) {
+            findings
+                .add(&format!("{path}.alpn"), WRONG_VALUE, format!("`{name}` is not spoken on an HTTP port"))
+                .help("HTTP has \"h2\" and \"http/1.1\"");
+        }
+    }
+}
+
+/// One part of a path, and none that leads elsewhere.
+fn is_file_name(name: &str) -> bool {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b"-_.*".contains(&b);
+    (1..=200).contains(&name.len()) && !name.starts_with('.') && name.bytes().all(fits)
+}
