@@ -16,16 +16,28 @@ const ROUND: Duration = Duration::from_millis(20);
 const BATCH: u32 = 1000;
 
 fn main() {
-    let steps: [(&str, Step); 10] = [
-        ("guard: watch a head of 9 fields", micro::guard()),
+    let steps: [(&str, Step); 22] = [
+        ("head: read a request of 9 fields", micro::parse()),
         ("route: 1 host", micro::route(1)),
         ("route: 10,000 hosts", micro::route(10_000)),
-        ("headers: copy 9 fields", micro::copy_head()),
-        ("headers: copy, check and rewrite 9 fields", micro::rewrite()),
+        ("head: read, check and rewrite a request", micro::rewrite_request()),
+        ("head: read, check and rewrite a response", micro::rewrite_response()),
         ("pick: p2c of 3", micro::pick("p2c", 3)),
         ("pick: p2c of 1,000", micro::pick("p2c", 1000)),
         ("pick: round robin of 3", micro::pick("round_robin", 3)),
         ("pick: round robin of 1,000", micro::pick("round_robin", 1000)),
+        ("pick: peak EWMA of 3", micro::pick("peak_ewma", 3)),
+        ("pick: peak EWMA of 1,000", micro::pick("peak_ewma", 1000)),
+        ("pick: least connections of 3", micro::pick("least_conn", 3)),
+        ("pick: least connections of 1,000", micro::pick("least_conn", 1000)),
+        ("pick: random of 3", micro::pick("random", 3)),
+        ("pick: random of 1,000", micro::pick("random", 1000)),
+        ("pick: maglev of 3", micro::pick("maglev", 3)),
+        ("pick: maglev of 1,000", micro::pick("maglev", 1000)),
+        ("pick: ring hash of 3", micro::pick("ring_hash", 3)),
+        ("pick: ring hash of 1,000", micro::pick("ring_hash", 1000)),
+        ("pick: rendezvous of 100", micro::pick("rendezvous", 100)),
+        ("pick: rendezvous of 1,000", micro::pick("rendezvous", 1000)),
         ("pool: take and put back", micro::pool()),
     ];
     for (name, mut step) in steps {

@@ -2,12 +2,16 @@
 //! the memory they take while nothing happens.
 //!
 //! `cargo bench -p flotilla-proxy --bench scale`. A listening port takes two descriptors per worker,
-//! so how many apps get one depends on `ulimit -n`; the others are compiled only.
+//! so how many apps get one depends on `ulimit -n`; all of them are compiled. With `--features without-metrics` a
+//! request costs less by what counting costs.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a program that prints and may fail")]
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    fs,
+    io::{Read, Write},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    thread,
     time::Duration,
 };
 
@@ -19,14 +23,23 @@ use tokio::time::Instant;
 
 const APPS: usize = 10_000;
 const ROUTES_PER_APP: usize = 10;
-const LISTENING: usize = 4_000;
 const CHANGES: u32 = 100;
+/// Of one connection, which may not ask for more than 10,000.
+const REQUESTS: u32 = 8_000;
+
+/// As in the real program: what is kept per app depends on it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let origin = start_origin();
     runtime.block_on(async {
         compile_only().await;
-        listening().await;
+        let most = (descriptors() - 500) / 2;
+        for apps in [1, 100, most.min(APPS)] {
+            listening(apps, origin).await;
+        }
     });
 }
 
@@ -42,23 +55,90 @@ async fn compile_only() {
     proxy.shutdown(Duration::ZERO).await;
 }
 
-async fn listening() {
+async fn listening(apps: usize, origin: SocketAddr) {
     let proxy = start();
     let before = resident_kib();
     let start = Instant::now();
-    for number in 0..LISTENING {
+    for number in 0..apps {
         proxy.prepare(app(number, port(number))).await.unwrap();
     }
-    report("prepare with a port", LISTENING, start.elapsed(), before);
+    report("prepare with a port", apps, start.elapsed(), before);
     let start = Instant::now();
-    for number in 0..LISTENING {
+    for number in 0..apps {
         proxy.serve(&name(number), 1).unwrap();
     }
-    report("serve", LISTENING, start.elapsed(), before);
-    change_some(&proxy, LISTENING, port).await;
+    report("serve", apps, start.elapsed(), before);
+    if apps > CHANGES as usize {
+        change_some(&proxy, apps, port).await;
+    }
     tokio::time::sleep(Duration::from_secs(2)).await;
-    println!("{LISTENING} listening apps, idle: {} KiB", resident_kib().saturating_sub(before));
+    println!("{apps} listening apps, idle: {} KiB", resident_kib().saturating_sub(before));
+    let mut last = app(apps - 1, port(apps - 1));
+    last.generation = 3;
+    last.pools.get_mut("default").unwrap().targets[0].address = origin.to_string();
+    last.pools.get_mut("default").unwrap().targets.truncate(1);
+    let address = SocketAddr::new(last.ports[0].address, last.ports[0].port);
+    proxy.shift(last).await.unwrap();
+    let cost = thread::spawn(move || cost_of_requests(address, apps - 1)).join().unwrap();
+    println!("a request among {apps} apps: {cost:?} of CPU");
     proxy.shutdown(Duration::ZERO).await;
+}
+
+/// CPU time of the traffic thread per request, most of it in the kernel.
+fn cost_of_requests(address: SocketAddr, app: usize) -> Duration {
+    let mut client = TcpStream::connect(address).unwrap();
+    client.set_nodelay(true).unwrap();
+    let request = format!("GET /v5/things/1 HTTP/1.1\r\nhost: h5.app-{app}.test\r\n\r\n");
+    let mut round = |times: u32| {
+        let before = traffic_nanos();
+        for _ in 0..times {
+            client.write_all(request.as_bytes()).unwrap();
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"hello world") {
+                let mut piece = [0; 1024];
+                let n = client.read(&mut piece).unwrap();
+                assert!(n > 0, "{}", String::from_utf8_lossy(&answer));
+                answer.extend_from_slice(&piece[..n]);
+            }
+        }
+        Duration::from_nanos(traffic_nanos() - before) / times
+    };
+    round(REQUESTS / 10);
+    round(REQUESTS)
+}
+
+fn traffic_nanos() -> u64 {
+    let tasks = fs::read_dir("/proc/self/task").unwrap().filter_map(Result::ok).map(|task| task.path());
+    let of = |task: std::path::PathBuf| -> Option<u64> {
+        let name = fs::read_to_string(task.join("comm")).ok()?;
+        let stat = fs::read_to_string(task.join("schedstat")).ok()?;
+        name.starts_with("proxy-").then(|| stat.split(' ').next()?.parse().ok()).flatten()
+    };
+    tasks.filter_map(of).sum()
+}
+
+/// One connection at a time, which is all that is made.
+fn start_origin() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            thread::spawn(move || {
+                let mut head = [0; 4096];
+                while matches!(stream.read(&mut head), Ok(1..)) {
+                    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 11\r\n\r\nhello world").unwrap();
+                }
+            });
+        }
+    });
+    address
+}
+
+fn descriptors() -> usize {
+    let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap_or_default();
+    line.split_whitespace().nth(3).and_then(|soft| soft.parse().ok()).unwrap_or(1024)
 }
 
 /// Replaces the generations of some apps, as a user who changes one of many does.
@@ -77,7 +157,7 @@ async fn change_some(proxy: &Proxy, apps: usize, ports: impl Fn(usize) -> Vec<Po
 }
 
 fn start() -> Proxy {
-    Proxy::start(ProxyConfig { workers: 2, ..ProxyConfig::default() }).unwrap()
+    Proxy::start(ProxyConfig { workers: 1, ..ProxyConfig::default() }).unwrap()
 }
 
 fn name(number: usize) -> String {

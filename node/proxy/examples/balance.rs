@@ -17,7 +17,9 @@ async fn main() -> anyhow::Result<()> {
 
     let mut app = AppConfig::http("balance", listen, args);
     // `p2c` is the default; said aloud here because it is what this example shows.
-    app.pools.entry("default".to_owned()).and_modify(|pool: &mut PoolConfig| pool.balance = "p2c".to_owned());
+    app.pools
+        .entry("default".to_owned())
+        .and_modify(|pool: &mut PoolConfig| pool.balance.strategy = "p2c".to_owned());
 
     let proxy = Proxy::start(ProxyConfig::default())?;
     proxy.shift(app).await?;

@@ -21,14 +21,13 @@ pub(crate) struct Admission {
     max: usize,
     max_per_source: usize,
     open: AtomicUsize,
-    hasher: RandomState,
-    sources: Vec<Mutex<HashMap<IpAddr, usize>>>,
+    sources: Arc<Sources>,
 }
 
 /// One admitted connection. Dropping it gives the place back.
 pub(crate) struct Place {
     admission: Arc<Admission>,
-    source: IpAddr,
+    source: Option<SourcePlace>,
 }
 
 /// Which bound a connection met.
@@ -40,8 +39,7 @@ pub(crate) enum Full {
 
 impl Admission {
     pub(crate) fn new(max: usize, max_per_source: usize) -> Admission {
-        let sources = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Admission { max, max_per_source, open: AtomicUsize::new(0), hasher: RandomState::new(), sources }
+        Admission { max, max_per_source, open: AtomicUsize::new(0), sources: Arc::default() }
     }
 
     pub(crate) fn open(&self) -> usize {
@@ -49,27 +47,71 @@ impl Admission {
     }
 
     pub(crate) fn admit(self: &Arc<Self>, source: IpAddr) -> Result<Place, Full> {
+        let mut place = self.enter()?;
+        place.attribute(source)?;
+        Ok(place)
+    }
+
+    /// Admits a connection of which it is not known yet whose it is.
+    pub(crate) fn enter(self: &Arc<Self>) -> Result<Place, Full> {
+        if take(&self.open, self.max) {
+            Ok(Place { admission: Arc::clone(self), source: None })
+        } else {
+            Err(Full::Node)
+        }
+    }
+}
+
+impl Place {
+    /// Says whose it is.
+    pub(crate) fn attribute(&mut self, source: IpAddr) -> Result<(), Full> {
+        let Admission { sources, max_per_source, .. } = &*self.admission;
+        self.source = Some(sources.take(source, *max_per_source).ok_or(Full::Source)?);
+        Ok(())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.admission.open.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Open connections by client address.
+pub(crate) struct Sources {
+    hasher: RandomState,
+    shards: Vec<Mutex<HashMap<IpAddr, usize>>>,
+}
+
+/// One connection of a source. Dropping it gives the place back.
+pub(crate) struct SourcePlace {
+    sources: Arc<Sources>,
+    source: IpAddr,
+}
+
+impl Default for Sources {
+    fn default() -> Self {
+        Self { hasher: RandomState::new(), shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
+    }
+}
+
+impl Sources {
+    /// `None` when the source has `max` already; 0 = no limit.
+    pub(crate) fn take(self: &Arc<Self>, source: IpAddr, max: usize) -> Option<SourcePlace> {
         // A client that reaches a dual-stack socket over IPv4 is the same source as over an IPv4 one.
         let source = source.to_canonical();
-        if !take(&self.open, self.max) {
-            return Err(Full::Node);
-        }
-        let admitted = self.with_source(source, |count| {
-            let room = self.max_per_source == 0 || *count < self.max_per_source;
+        let has_room = self.with(source, |count| {
+            let room = max == 0 || *count < max;
             *count += usize::from(room);
             room
         });
-        if !admitted {
-            self.open.fetch_sub(1, Relaxed);
-            return Err(Full::Source);
-        }
-        Ok(Place { admission: Arc::clone(self), source })
+        has_room.then(|| SourcePlace { sources: Arc::clone(self), source })
     }
 
-    fn with_source<T>(&self, source: IpAddr, change: impl FnOnce(&mut usize) -> T) -> T {
+    fn with<T>(&self, source: IpAddr, change: impl FnOnce(&mut usize) -> T) -> T {
         let shard =
             usize::try_from(self.hasher.hash_one(source) % SHARDS as u64).expect("a shard number is small");
-        let mut sources = self.sources[shard].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sources = self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner);
         let count = sources.entry(source).or_insert(0);
         let result = change(count);
         if *count == 0 {
@@ -79,10 +121,9 @@ impl Admission {
     }
 }
 
-impl Drop for Place {
+impl Drop for SourcePlace {
     fn drop(&mut self) {
-        self.admission.with_source(self.source, |count| *count -= 1);
-        self.admission.open.fetch_sub(1, Relaxed);
+        self.sources.with(self.source, |count| *count -= 1);
     }
 }
 
@@ -108,6 +149,10 @@ impl Gate {
     pub(crate) fn pass(self: &Arc<Self>, max: usize) -> Option<Passed> {
         take(&self.0, max).then(|| Passed(Arc::clone(self)))
     }
+
+    pub(crate) fn count(&self) -> usize {
+        self.0.load(Relaxed)
+    }
 }
 
 impl Drop for Passed {
@@ -130,11 +175,29 @@ mod tests {
         assert_eq!(admission.admit(a).err(), Some(Full::Source));
         let _third = admission.admit(b).unwrap();
         assert_eq!(admission.admit(b).err(), Some(Full::Node));
+        assert_eq!(admission.enter().err(), Some(Full::Node));
         assert_eq!(admission.open(), 3);
         drop(first);
         assert_eq!(admission.open(), 2);
         let _again = admission.admit(a).unwrap();
-        assert_eq!(admission.sources.iter().map(|shard| shard.lock().unwrap().len()).sum::<usize>(), 2);
+        assert_eq!(
+            admission.sources.shards.iter().map(|shard| shard.lock().unwrap().len()).sum::<usize>(),
+            2
+        );
+    }
+
+    #[test]
+    fn a_place_may_learn_later_whose_it_is() {
+        let admission = Arc::new(Admission::new(2, 1));
+        let ip: IpAddr = "10.0.0.1".parse().unwrap();
+        let mut first = admission.enter().unwrap();
+        let mut second = admission.enter().unwrap();
+        assert_eq!(first.attribute(ip), Ok(()));
+        assert_eq!(second.attribute(ip), Err(Full::Source));
+        drop(first);
+        assert_eq!(second.attribute(ip), Ok(()));
+        drop(second);
+        assert_eq!(admission.open(), 0);
     }
 
     #[test]

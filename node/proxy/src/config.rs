@@ -5,9 +5,14 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
+
+use ipnet::IpNet;
+
+pub use crate::proxy_protocol::ProxyVersion;
 
 /// Settings of the process-wide proxy; fixed for its lifetime.
 #[derive(Clone, Debug)]
@@ -22,6 +27,8 @@ pub struct ProxyConfig {
     pub max_connections: usize,
     /// Connections one client address may hold at once over all ports.
     pub max_connections_per_source: usize,
+    /// Where this proxy stands, for pools that prefer targets close by.
+    pub zone: Option<String>,
 }
 
 /// One generation of one app.
@@ -37,6 +44,8 @@ pub struct AppConfig {
     pub routes: Vec<RouteConfig>,
     pub timeouts: Timeouts,
     pub limits: Limits,
+    pub retry: RetryConfig,
+    pub access: AccessConfig,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -53,20 +62,101 @@ pub struct PortConfig {
     pub protocol: Protocol,
     /// 0 = no limit of its own.
     pub max_connections: usize,
+    /// `None`: what comes is not decrypted.
+    pub tls: Option<TlsConfig>,
+    pub proxy_protocol: ProxyProtocol,
+    /// Who may send a PROXY header; from others none is read.
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+/// Whether connections begin with a PROXY header.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ProxyProtocol {
+    #[default]
+    Off,
+    /// Those of trusted proxies do; others speak for themselves.
+    Accept,
+    /// All do, and only trusted proxies may connect.
+    Require,
+}
+
+/// TLS that ends here.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TlsConfig {
+    /// The first one is for clients that name nobody of them.
+    pub certificates: Vec<CertificateSource>,
+    pub min_version: TlsVersion,
+    /// Offered to clients, the most wanted first; empty: nothing is negotiated.
+    pub alpn: Vec<String>,
+    /// PEM. Clients must show a certificate of one of these authorities.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// Where certificates and their keys are. They are read again when the files change.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum CertificateSource {
+    /// PEM: the certificate with its chain, and its key.
+    Files { chain: PathBuf, key: PathBuf },
+    /// `NAME.pem` or `NAME.crt` in a directory, and `NAME.key` unless the key is in there, too.
+    Named { directory: PathBuf, name: String },
+    /// All of a directory, by file name.
+    Directory(PathBuf),
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TlsVersion {
+    #[default]
+    V12,
+    V13,
+}
+
+/// Client addresses that may connect. Deny wins; an empty allow list lets everybody in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AccessConfig {
+    pub allow: Vec<IpNet>,
+    pub deny: Vec<IpNet>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct PoolConfig {
     pub targets: Vec<TargetConfig>,
     pub resolve: ResolveConfig,
-    /// Name of a strategy: `p2c`, `round_robin`, or one the embedding program registered.
-    pub balance: String,
+    pub balance: BalanceConfig,
+    pub outlier: OutlierConfig,
+    /// `None` = off.
+    pub breaker: Option<BreakerConfig>,
     pub check: CheckConfig,
     /// Idle connections kept per worker and endpoint.
     pub max_idle: usize,
     /// How long an upstream connection may sit idle before it is closed.
     pub idle_timeout: Duration,
     pub tcp_keepalive: TcpKeepalive,
+    /// Begin each connection with a PROXY header that names the client.
+    pub send_proxy: Option<ProxyVersion>,
+    pub protocol: UpstreamProtocol,
+    /// `None`: in the clear.
+    pub tls: Option<UpstreamTls>,
+}
+
+/// What HTTP is spoken with endpoints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UpstreamProtocol {
+    /// What is agreed on inside TLS, and HTTP/1.1 in the clear.
+    #[default]
+    Auto,
+    Http1,
+    Http2,
+}
+
+/// TLS with endpoints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamTls {
+    /// Asked for, and expected in their certificates. `None`: the host of the target as written.
+    pub server_name: Option<String>,
+    /// PEM. Only certificates of these authorities are believed.
+    pub ca: PathBuf,
+    /// What is shown to endpoints that ask who we are.
+    pub identity: Option<CertificateSource>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +164,100 @@ pub struct TargetConfig {
     /// `host:port`, `1.2.3.4:port`, `[::1]:port`.
     pub address: String,
     pub weight: u32,
+    /// Where it stands; compared with [`ProxyConfig::zone`].
+    pub zone: Option<String>,
+    /// Takes traffic only while too few of the others are fit.
+    pub backup: bool,
+}
+
+/// Who gets the next session or request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BalanceConfig {
+    /// One of [`crate::Strategies`], or one that the embedding program registered.
+    pub strategy: String,
+    /// For strategies that hash.
+    pub hash_on: HashOn,
+    /// How long an endpoint that comes back, or that is new, takes to get its full share; zero = at once.
+    pub slow_start: Duration,
+    /// Prefer targets in the zone of this proxy for as long as they can carry it.
+    pub zone_aware: bool,
+    /// Percent by weight. With fewer than these fit, and no backups, everybody is used, fit or not: checks that
+    /// fail everywhere say more about the checks. 0 = never.
+    pub panic_threshold: u32,
+}
+
+/// Endpoints are taken out for a while because of what sessions and requests meet there: not reached, not
+/// answered, broken off, or 502, 503 or 504. Not in pools whose check is [`CheckKind::None`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutlierConfig {
+    /// In a row, over all workers; 0 = off.
+    pub consecutive_failures: u32,
+    /// The first time; longer each further time in a row, up to five minutes.
+    pub ejection: Duration,
+    /// Percent of the endpoints that may be out at the same time. Never all.
+    pub max_ejected: u32,
+}
+
+/// When an endpoint is left alone because too much of what it answers is an error: any of the failures above, or
+/// another 5xx.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BreakerConfig {
+    pub error_percent: u32,
+    /// What is looked at, in ten buckets.
+    pub window: Duration,
+    /// With fewer in the window nothing is concluded.
+    pub min_requests: u32,
+    /// How long until a few may try again.
+    pub open_for: Duration,
+}
+
+/// When an HTTP request is tried again. Never after anything of a response went on to the client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RetryConfig {
+    /// In all; 1 = no retry.
+    pub attempts: u32,
+    pub on: Vec<RetryOn>,
+    /// Until the head of a response, for each attempt; zero = as `response_header` has it.
+    pub per_try_timeout: Duration,
+    /// Before the first retry at most, and before any.
+    pub backoff: (Duration, Duration),
+    /// Percent of the requests of the last ten seconds that may be retries; a few are free.
+    pub budget_percent: u32,
+    pub methods: RetryMethods,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RetryOn {
+    /// Nobody could be reached.
+    Connect,
+    /// The endpoint broke off before there was a response.
+    Reset,
+    /// No response in time.
+    Timeout,
+    /// 502, 503 and 504.
+    GatewayError,
+    /// Any 5xx.
+    ServerError,
+    Status(u16),
+}
+
+/// Which requests may be repeated that an endpoint may have acted upon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetryMethods {
+    Idempotent,
+    All,
+}
+
+/// What a request is known by. Sessions of TCP are always known by their client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HashOn {
+    ClientIp,
+    /// The value of a field; the name in lower case. Requests without it are spread at random.
+    Header(String),
+    /// The same for a cookie.
+    Cookie(String),
+    /// The path, without the query.
+    Path,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -164,6 +348,8 @@ pub struct Timeouts {
     pub request_header: Duration,
     /// From the request sent to the response head received.
     pub response_header: Duration,
+    /// With a client, from accept until both sides have agreed. With endpoints it is a part of `connect`.
+    pub tls_handshake: Duration,
     /// A whole request, from its head to the last byte of its response.
     pub request: Duration,
     /// A keep-alive connection between two requests, and a body that stands still.
@@ -178,6 +364,8 @@ pub struct Timeouts {
 pub struct Limits {
     /// Connections of this app on this node; 0 = no limit.
     pub max_connections: usize,
+    /// The same for one client address.
+    pub max_connections_per_source: usize,
     /// Bytes of request line and fields together.
     pub max_header_bytes: usize,
     /// Request body; 0 = no limit.
@@ -192,6 +380,7 @@ impl Default for ProxyConfig {
             close_horizon: None,
             max_connections: 50_000,
             max_connections_per_source: 1_024,
+            zone: None,
         }
     }
 }
@@ -221,21 +410,44 @@ impl AppConfig {
             routes: Vec::new(),
             timeouts: Timeouts::default(),
             limits: Limits::default(),
+            retry: RetryConfig::default(),
+            access: AccessConfig::default(),
         }
     }
 }
 
 impl PortConfig {
     pub fn new(listen: SocketAddr, protocol: Protocol) -> Self {
-        Self { address: listen.ip(), port: listen.port(), protocol, max_connections: 0 }
+        Self {
+            address: listen.ip(),
+            port: listen.port(),
+            protocol,
+            max_connections: 0,
+            tls: None,
+            proxy_protocol: ProxyProtocol::Off,
+            trusted_proxies: Vec::new(),
+        }
     }
 }
 
 impl PoolConfig {
     /// All targets weigh the same.
     pub fn new<T: Into<String>>(targets: impl IntoIterator<Item = T>) -> Self {
-        let target = |address: T| TargetConfig { address: address.into(), weight: 100 };
-        Self { targets: targets.into_iter().map(target).collect(), ..Self::default() }
+        let targets = targets.into_iter().map(|address| TargetConfig::new(address, 100));
+        Self { targets: targets.collect(), ..Self::default() }
+    }
+}
+
+impl PoolConfig {
+    /// Whether anybody looks at what becomes of sessions and requests.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.check.kind != CheckKind::None && self.outlier.consecutive_failures > 0
+    }
+}
+
+impl TargetConfig {
+    pub fn new(address: impl Into<String>, weight: u32) -> Self {
+        Self { address: address.into(), weight, zone: None, backup: false }
     }
 }
 
@@ -257,11 +469,58 @@ impl Default for PoolConfig {
         Self {
             targets: Vec::new(),
             resolve: ResolveConfig::default(),
-            balance: "p2c".to_owned(),
+            balance: BalanceConfig::default(),
+            outlier: OutlierConfig::default(),
+            breaker: None,
             check: CheckConfig::default(),
             max_idle: 64,
             idle_timeout: Duration::from_secs(30),
             tcp_keepalive: TcpKeepalive::default(),
+            send_proxy: None,
+            protocol: UpstreamProtocol::Auto,
+            tls: None,
+        }
+    }
+}
+
+impl Default for BalanceConfig {
+    fn default() -> Self {
+        Self {
+            strategy: "p2c".to_owned(),
+            hash_on: HashOn::ClientIp,
+            slow_start: Duration::ZERO,
+            zone_aware: false,
+            panic_threshold: 30,
+        }
+    }
+}
+
+impl Default for OutlierConfig {
+    fn default() -> Self {
+        Self { consecutive_failures: 5, ejection: Duration::from_secs(30), max_ejected: 50 }
+    }
+}
+
+impl Default for BreakerConfig {
+    fn default() -> Self {
+        Self {
+            error_percent: 50,
+            window: Duration::from_secs(10),
+            min_requests: 20,
+            open_for: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Default for RetryConfig {
+    fn default() -> Self {
+        Self {
+            attempts: 1,
+            on: vec![RetryOn::Connect],
+            per_try_timeout: Duration::ZERO,
+            backoff: (Duration::from_millis(25), Duration::from_millis(250)),
+            budget_percent: 20,
+            methods: RetryMethods::Idempotent,
         }
     }
 }
@@ -302,6 +561,7 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(2),
+            tls_handshake: Duration::from_secs(5),
             request_header: Duration::from_secs(10),
             response_header: Duration::from_secs(30),
             request: Duration::ZERO,
@@ -314,6 +574,11 @@ impl Default for Timeouts {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_connections: 0, max_header_bytes: 64 * 1024, max_body_bytes: 0 }
+        Self {
+            max_connections: 0,
+            max_connections_per_source: 0,
+            max_header_bytes: 64 * 1024,
+            max_body_bytes: 0,
+        }
     }
 }

@@ -2,16 +2,16 @@
 
 use std::{io, rc::Rc};
 
-use socket2::SockRef;
-use tokio::{
-    net::{TcpSocket, TcpStream},
-    time::Instant,
-};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{io::Interest, net::TcpStream, time::Instant};
+use tokio_rustls::TlsConnector;
 
 use crate::{
     clock::{Clock, Expired, Timer},
     generation::{LocalPool, View},
     pool::{InFlight, LocalEndpoint},
+    stream::Stream,
+    upstream::Endpoint,
     worker::Worker,
 };
 
@@ -28,25 +28,108 @@ pub(crate) enum Unreachable {
 pub(crate) struct Attempts<'a> {
     pool: &'a LocalPool,
     view: Rc<View>,
+    /// What a strategy that hashes goes by.
+    key: Option<u64>,
     /// Stays unallocated until the first attempt has failed.
     tried: Vec<u32>,
     deadline: u64,
+    options: Options,
+}
+
+/// When a new socket gets its options, each of which is a system call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Options {
+    /// Before it connects, for connections that are used again and again.
+    Now,
+    /// By the caller, see [`crate::tcp`]: most sessions end before they need them.
+    Later,
 }
 
 /// A chosen endpoint.
 pub(crate) struct Chosen {
     pub(crate) in_flight: InFlight,
     index: u32,
+    /// When, if answers are timed.
+    at: Option<Instant>,
+}
+
+/// What became of a choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Served,
+    /// Answered, but with an error of its own.
+    Error,
+    /// Not reached, not answered in time, broken off, or it says itself that it cannot serve.
+    Failed,
+}
+
+impl Outcome {
+    /// 502, 503 and 504 are what an endpoint answers that cannot serve.
+    pub(crate) fn of(status: u16) -> Outcome {
+        match status {
+            502..=504 => Outcome::Failed,
+            500.. => Outcome::Error,
+            _ => Outcome::Served,
+        }
+    }
 }
 
 impl<'a> Attempts<'a> {
-    pub(crate) fn new(worker: &Worker, pool: &'a LocalPool, deadline: u64) -> Attempts<'a> {
-        Attempts { pool, view: pool.view(worker), tried: Vec::new(), deadline }
+    pub(crate) fn new(worker: &Worker, pool: &'a LocalPool, key: Option<u64>, deadline: u64) -> Attempts<'a> {
+        Attempts { pool, view: pool.view(worker), key, tried: Vec::new(), deadline, options: Options::Now }
+    }
+
+    /// The same, and the caller sets the options of the socket when they begin to matter.
+    pub(crate) fn for_session(
+        worker: &Worker,
+        pool: &'a LocalPool,
+        key: Option<u64>,
+        deadline: u64,
+    ) -> Attempts<'a> {
+        Attempts { options: Options::Later, ..Attempts::new(worker, pool, key, deadline) }
     }
 
     pub(crate) fn choose(&self, worker: &Worker) -> Option<Chosen> {
-        let index = self.pool.pick(&self.view, &self.tried, worker.random())?;
-        Some(Chosen { in_flight: InFlight::new(&self.view.endpoints[index as usize]), index })
+        let mut index = self.pool.pick(worker, &self.view, self.key, &self.tried)?;
+        if self.view.set.has_trials {
+            index = self.choose_on_trial(worker, index)?;
+        }
+        let in_flight = InFlight::new(&self.view.endpoints[index as usize]);
+        Some(Chosen { in_flight, index, at: self.pool.is_timed.then(Instant::now) })
+    }
+
+    /// `index`, if it is not half open or this one may try it; else somebody for whom that is so.
+    fn choose_on_trial(&self, worker: &Worker, mut index: u32) -> Option<u32> {
+        let mut avoided = self.tried.clone();
+        loop {
+            let Endpoint { record, is_on_trial, .. } = &self.view.set.endpoints[index as usize];
+            if !is_on_trial || record.as_ref().is_none_or(|record| record.take_trial()) {
+                return Some(index);
+            }
+            avoided.push(index);
+            index = self.pool.pick(worker, &self.view, self.key, &avoided)?;
+        }
+    }
+
+    /// Another endpoint than before, or any if all were tried, and time until then to reach it.
+    pub(crate) fn again(&mut self, worker: &Worker, failed: &Chosen, deadline: u64) -> Option<Chosen> {
+        self.deadline = deadline;
+        if let Some(next) = self.instead_of(worker, failed) {
+            return Some(next);
+        }
+        self.tried.clear();
+        self.choose(worker)
+    }
+
+    /// Says what became of a choice, once.
+    pub(crate) fn report(&self, worker: &Worker, chosen: &Chosen, outcome: Outcome) {
+        let Endpoint { record, is_on_trial, .. } = &self.view.set.endpoints[chosen.index as usize];
+        if let Some(record) = record {
+            record.report(worker.index, outcome, *is_on_trial);
+        }
+        if let Some(at) = chosen.at {
+            chosen.in_flight.0.observe(worker.clock.now(), at.elapsed(), outcome != Outcome::Served);
+        }
     }
 
     /// Connects to `chosen`, or to others if that fails; `chosen` becomes the one it was.
@@ -55,15 +138,17 @@ impl<'a> Attempts<'a> {
         worker: &Worker,
         timer: &Rc<Timer>,
         chosen: &mut Chosen,
-    ) -> Result<TcpStream, Unreachable> {
+    ) -> Result<Stream, Unreachable> {
         loop {
             let until = self.share_of_time(worker.clock.now());
-            let mut why = match connect(&worker.clock, timer, until, &chosen.in_flight.0).await {
+            let mut why = match connect(&worker.clock, timer, until, &chosen.in_flight.0, self.options).await
+            {
                 Ok(stream) => return Ok(stream),
                 Err(Failure::Refused) => Unreachable::Failed,
                 Err(Failure::Expired(Expired::Deadline)) => Unreachable::Timeout,
                 Err(Failure::Expired(Expired::Cut)) => return Err(Unreachable::Cut),
             };
+            self.report(worker, chosen, Outcome::Failed);
             if worker.clock.now() >= self.deadline {
                 why = Unreachable::Timeout;
             } else if let Some(next) = self.instead_of(worker, chosen) {
@@ -83,7 +168,8 @@ impl<'a> Attempts<'a> {
     /// An endpoint that does not answer at all must leave time for the others: half of what is left
     /// while there is another one.
     fn share_of_time(&self, now: u64) -> u64 {
-        let others = self.view.set.available.len().saturating_sub(self.tried.len() + 1);
+        let all = self.view.set.available.len() + self.view.set.reserve.len();
+        let others = all.saturating_sub(self.tried.len() + 1);
         if others == 0 || self.deadline == crate::clock::NEVER {
             return self.deadline;
         }
@@ -101,10 +187,11 @@ async fn connect(
     timer: &Rc<Timer>,
     until: u64,
     endpoint: &LocalEndpoint,
-) -> Result<TcpStream, Failure> {
+    options: Options,
+) -> Result<Stream, Failure> {
     let cells = &endpoint.cells;
     let start = Instant::now();
-    match clock.within(timer, until, dial(endpoint)).await {
+    match clock.within(timer, until, dial(endpoint, options)).await {
         Ok(Ok(stream)) => {
             cells.connects_ok.one();
             cells.connect_duration.record(start.elapsed());
@@ -122,14 +209,50 @@ async fn connect(
     }
 }
 
-async fn dial(endpoint: &LocalEndpoint) -> io::Result<TcpStream> {
-    let socket = match endpoint.address {
-        std::net::SocketAddr::V4(_) => TcpSocket::new_v4()?,
-        std::net::SocketAddr::V6(_) => TcpSocket::new_v6()?,
-    };
-    socket.set_nodelay(true)?;
-    if let Some(keepalive) = &endpoint.settings.keepalive() {
-        SockRef::from(&socket).set_tcp_keepalive(keepalive)?;
+async fn dial(endpoint: &LocalEndpoint, options: Options) -> io::Result<Stream> {
+    let stream = dial_tcp(endpoint, options).await?;
+    let Some(transport) = &endpoint.settings.transport else { return Ok(Stream::Plain(stream)) };
+    let tls = transport.tls(&endpoint.target).map_err(io::Error::other)?;
+    let Some((config, name)) = tls else { return Ok(Stream::Plain(stream)) };
+    // Boxed: it is large, and most connections have none.
+    let stream = Box::pin(TlsConnector::from(config).connect(name, stream)).await?;
+    Ok(Stream::Tls(Box::new(stream.into())))
+}
+
+async fn dial_tcp(endpoint: &LocalEndpoint, options: Options) -> io::Result<TcpStream> {
+    let socket = open(Domain::for_address(endpoint.address))?;
+    if options == Options::Now {
+        socket.set_tcp_nodelay(true)?;
+        if let Some(keepalive) = &endpoint.settings.keepalive() {
+            socket.set_tcp_keepalive(keepalive)?;
+        }
     }
-    socket.connect(endpoint.address).await
+    let begun = socket.connect(&endpoint.address.into());
+    if let Err(error) = begun
+        && error.raw_os_error() != Some(libc::EINPROGRESS)
+    {
+        return Err(error);
+    }
+    let stream = TcpStream::from_std(socket.into())?;
+    let ready = stream.ready(Interest::WRITABLE | Interest::ERROR).await?;
+    // One that failed is writable as well, but then always an error too: without that the kernel need
+    // not be asked how it went.
+    if (ready.is_error() || ready.is_write_closed())
+        && let Some(error) = stream.take_error()?
+    {
+        return Err(error);
+    }
+    Ok(stream)
+}
+
+#[cfg(target_os = "linux")]
+fn open(domain: Domain) -> io::Result<Socket> {
+    Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn open(domain: Domain) -> io::Result<Socket> {
+    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
 }

@@ -8,7 +8,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    sync::Arc,
+    sync::{Arc, Weak},
     time::Duration,
 };
 
@@ -16,19 +16,28 @@ use arc_swap::ArcSwapOption;
 use tokio::time::Instant;
 
 use crate::{
-    admission::Gate,
-    config::{AppConfig, PortConfig},
-    generation::{Generation, Serving, Slot},
+    admission::{Gate, Sources},
+    config::AppConfig,
+    edge::{Edge, Visitors},
+    generation::{Generation, Serving, Slot, Split},
     metrics,
     socket::PortSockets,
+    tally::Tally,
+    tls::Tls,
 };
 
+mod audit;
 mod compile;
+mod door;
 mod status;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use compile::{Compiler, Running};
+pub use audit::{Drift, DriftKind};
+pub use compile::Compiled;
+pub(crate) use compile::{Compiler, Running, check};
+pub use door::DoorError;
+pub(crate) use door::{DOOR_WORKER, Opened};
 pub use status::{GenerationStatus, Phase, PortState, PortStatus, PrepareError, UnknownGeneration};
 
 pub(crate) type PortKey = (IpAddr, u16);
@@ -50,13 +59,28 @@ pub(crate) struct State {
     cuts: Vec<Cut>,
     /// Apps that may have steps to take in the next settle.
     touched: BTreeSet<Arc<str>>,
+    /// Whose files may change; several times the same where generations share it.
+    tls: Vec<Weak<Tls>>,
     last_id: u64,
 }
 
 #[derive(Default)]
 struct App {
     gate: Arc<Gate>,
-    generations: BTreeMap<u64, Entry>,
+    sources: Option<Arc<Sources>>,
+    /// Boxed: a map of one has room for eleven.
+    generations: BTreeMap<u64, Box<Entry>>,
+    /// Two of them serve, and share the clients.
+    shared: Option<Shares>,
+}
+
+/// How two generations share the clients of their app.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Shares {
+    pub(crate) newer: u64,
+    /// Of the newer one, 1 to 99.
+    pub(crate) percent: u8,
+    pub(crate) older: u64,
 }
 
 struct Entry {
@@ -99,10 +123,50 @@ struct Cut {
 }
 
 impl App {
+    /// What the ports of a new generation do before their protocol begins; the same as in the latest one where
+    /// that is asked for.
+    fn edges(&self, config: &AppConfig) -> Result<Vec<Option<Arc<Edge>>>, String> {
+        let before = |key: PortKey| {
+            self.generations.values().rev().find_map(|entry| {
+                let at = keys(&entry.generation.config).position(|known| known == key)?;
+                entry.generation.edges[at].as_ref()
+            })
+        };
+        let edges = config.ports.iter().zip(keys(config));
+        edges.map(|(port, key)| Edge::compile(port, config, before(key))).collect()
+    }
+
     /// Whether one of its generations keeps this port from closing.
     fn holds(&self, key: PortKey) -> bool {
         let mut holding = self.generations.values().filter(|entry| entry.holds_ports());
         holding.any(|entry| keys(&entry.generation.config).any(|held| held == key))
+    }
+
+    /// Who shall have a port: the generation that serves it, or the two that share it.
+    fn wanted(&self, key: PortKey) -> Option<Serving> {
+        let of = |entry: &Entry| {
+            let at = keys(&entry.generation.config).position(|held| held == key)?;
+            (entry.phase == Phase::Serving).then(|| Serving::new(&entry.generation, at))
+        };
+        let Some(Shares { newer, percent, older }) = self.shared else {
+            return self.generations.values().map(Box::as_ref).find_map(of);
+        };
+        let [newer, older] = [newer, older].map(|number| of(self.generations.get(&number)?));
+        match (newer, older) {
+            (Some(newer), Some(older)) => {
+                Some(Serving { split: Some(Split { percent, rest: Arc::new(older) }), ..newer })
+            }
+            (one, other) => one.or(other),
+        }
+    }
+
+    fn percent(&self, number: u64, phase: Phase) -> u8 {
+        match (phase, self.shared) {
+            (Phase::Serving, Some(shares)) if shares.newer == number => shares.percent,
+            (Phase::Serving, Some(shares)) => 100 - shares.percent,
+            (Phase::Serving, None) => 100,
+            (Phase::Prepared | Phase::Draining | Phase::Removing, _) => 0,
+        }
     }
 }
 
@@ -119,18 +183,12 @@ impl Entry {
 
 impl Port {
     fn serves(&self, generation: &Generation) -> bool {
-        self.slot.serving.load().as_ref().is_some_and(|serving| serving.generation.uid == generation.uid)
+        self.slot.serving.load().as_ref().is_some_and(|serving| serving.leads_to(generation))
     }
 
     fn set_closing(&self, closing: bool) {
         if let Some(serving) = self.slot.serving.load().as_ref() {
-            let Serving { generation, protocol, max_connections, closing: _ } = &**serving;
-            self.slot.serving.store(Some(Arc::new(Serving {
-                generation: Arc::clone(generation),
-                protocol: *protocol,
-                max_connections: *max_connections,
-                closing,
-            })));
+            self.slot.serving.store(Some(Arc::new(serving.with_closing(closing))));
         }
     }
 }
@@ -145,18 +203,18 @@ impl State {
     /// Adds a generation and binds what it needs. Doing it again changes nothing.
     pub(crate) fn prepare(
         &mut self,
-        config: &AppConfig,
+        compiled: &Compiled,
         compiler: &Compiler<'_>,
     ) -> Result<(), PrepareError> {
+        let config = &compiled.config;
         let known = self.entry(&config.app, config.generation);
-        if known.is_some_and(|entry| entry.generation.config != *config) {
+        if known.is_some_and(|entry| entry.generation.digest != compiled.digest) {
             let AppConfig { app, generation, .. } = config;
             return Err(PrepareError::Invalid(format!(
                 "generation {generation} of `{app}` exists and is another one"
             )));
         }
         let is_alive = known.is_some_and(|entry| !entry.running.is_empty() && entry.holds_ports());
-        compile::check(config, compiler)?;
         self.check_owners(config)?;
         self.touched.insert(Arc::clone(&config.app));
         self.bind(config, compiler.workers)?;
@@ -164,12 +222,18 @@ impl State {
             return Ok(());
         }
         let app = self.apps.entry(Arc::clone(&config.app)).or_default();
+        let edges = app.edges(config).map_err(PrepareError::Invalid)?;
+        for tls in edges.iter().flatten().filter_map(|edge| edge.tls.as_ref()) {
+            self.tls.push(Arc::downgrade(tls));
+        }
+        let visitors = Visitors::compile(config, &mut app.sources);
         let running: Vec<_> = app.generations.values().flat_map(|entry| entry.running.clone()).collect();
         self.last_id += 1;
-        let (generation, running) = compile::compile(self.last_id, config, &app.gate, &running, compiler)
-            .map_err(PrepareError::Invalid)?;
+        let (generation, running) =
+            compile::compile(self.last_id, compiled, &app.gate, &running, edges, visitors, compiler)
+                .map_err(PrepareError::Invalid)?;
         let entry = Entry { generation, running, phase: Phase::Prepared, is_superseded: false, cut_at: None };
-        app.generations.insert(config.generation, entry);
+        app.generations.insert(config.generation, Box::new(entry));
         Ok(())
     }
 
@@ -180,19 +244,44 @@ impl State {
         number: u64,
         compiler: &Compiler<'_>,
     ) -> Result<Vec<Effect>, UnknownGeneration> {
-        let entry = self.entry(app, number).ok_or(UnknownGeneration(number))?;
-        let (config, phase) = (entry.generation.config.clone(), entry.phase);
-        self.touched.insert(Arc::clone(&config.app));
-        // A generation that came back after its ports were closed or its checks stopped needs them again.
-        if phase != Phase::Serving
-            && let Err(error) = self.prepare(&config, compiler)
-        {
-            tracing::error!(app, generation = number, %error, "serve");
-            return Err(UnknownGeneration(number));
+        self.make_serve(app, &[number], None, compiler)
+    }
+
+    /// Lets two prepared generations share the clients, on the ports that both name.
+    pub(crate) fn share(
+        &mut self,
+        app: &str,
+        shares: Shares,
+        compiler: &Compiler<'_>,
+    ) -> Result<Vec<Effect>, UnknownGeneration> {
+        self.make_serve(app, &[shares.newer, shares.older], Some(shares), compiler)
+    }
+
+    fn make_serve(
+        &mut self,
+        app: &str,
+        numbers: &[u64],
+        shares: Option<Shares>,
+        compiler: &Compiler<'_>,
+    ) -> Result<Vec<Effect>, UnknownGeneration> {
+        let mut ports = BTreeSet::new();
+        for &number in numbers {
+            let entry = self.entry(app, number).ok_or(UnknownGeneration(number))?;
+            let (compiled, phase) = (entry.generation.compiled(), entry.phase);
+            self.touched.insert(Arc::clone(&compiled.config.app));
+            // A generation that came back after its ports were closed or its checks stopped needs them again.
+            if phase != Phase::Serving
+                && let Err(error) = self.prepare(&compiled, compiler)
+            {
+                tracing::error!(app, generation = number, %error, "serve");
+                return Err(UnknownGeneration(number));
+            }
+            ports.extend(keys(&compiled.config));
         }
-        let entries = &mut self.apps.get_mut(app).ok_or(UnknownGeneration(number))?.generations;
-        for (other, entry) in entries.iter_mut() {
-            if *other == number {
+        let record = self.apps.get_mut(app).ok_or(UnknownGeneration(numbers[0]))?;
+        record.shared = shares;
+        for (number, entry) in &mut record.generations {
+            if numbers.contains(number) {
                 entry.phase = Phase::Serving;
                 entry.is_superseded = false;
                 entry.cut_at = None;
@@ -201,27 +290,25 @@ impl State {
                 entry.is_superseded = true;
             }
         }
-        let generation = Arc::clone(&entries[&number].generation);
-        metrics::generation(&config.app, number);
-        Ok(config.ports.iter().filter_map(|port| self.shift(port, &generation)).collect())
+        if let Some(entry) = record.generations.get(&numbers[0]) {
+            metrics::generation(&entry.generation.config.app, numbers[0]);
+        }
+        Ok(ports.into_iter().filter_map(|port| self.shift(app, port)).collect())
     }
 
     /// The shift itself: one store per port.
-    fn shift(&mut self, config: &PortConfig, generation: &Arc<Generation>) -> Option<Effect> {
-        let port = self.ports.get_mut(&(config.address, config.port))?;
-        let before = port.slot.serving.swap(Some(Arc::new(Serving {
-            generation: Arc::clone(generation),
-            protocol: config.protocol,
-            max_connections: config.max_connections,
-            closing: false,
-        })));
+    fn shift(&mut self, app: &str, key: PortKey) -> Option<Effect> {
+        let serving = Arc::new(self.apps.get(app)?.wanted(key)?);
+        let app = Arc::clone(&serving.generation.config.app);
+        let port = self.ports.get_mut(&key)?;
+        let before = port.slot.serving.swap(Some(serving));
         self.touched.extend(before.map(|before| Arc::clone(&before.generation.config.app)));
-        metrics::listener(&generation.config.app, config.port, true, false);
+        metrics::listener(&app, key.1, true, false);
         if port.stage != Stage::Bound {
             return None;
         }
         if let Err(error) = port.sockets.listen() {
-            tracing::error!(address = %config.address, port = config.port, %error, "listen");
+            tracing::error!(address = %key.0, port = key.1, %error, "listen");
             return None;
         }
         port.stage = Stage::Listening;
@@ -233,6 +320,7 @@ impl State {
         if entry.phase != Phase::Removing {
             entry.phase = Phase::Draining;
         }
+        self.unshare(app, number);
         Ok(())
     }
 
@@ -246,7 +334,28 @@ impl State {
         entry.phase = Phase::Removing;
         // Asking again may shorten the time but not lengthen it.
         entry.cut_at = [entry.cut_at, cut_at].into_iter().flatten().min();
+        self.unshare(app, number);
         Ok(())
+    }
+
+    /// One of two that shared goes: the other one has all clients from now on.
+    fn unshare(&mut self, app: &str, number: u64) {
+        let Some(record) = self.apps.get_mut(app) else { return };
+        let Some(Shares { newer, older, .. }) = record.shared else { return };
+        if number != newer && number != older {
+            return;
+        }
+        record.shared = None;
+        let other = if number == newer { older } else { newer };
+        let ports: Vec<PortKey> = record
+            .generations
+            .get(&other)
+            .map(|entry| keys(&entry.generation.config).collect())
+            .unwrap_or_default();
+        for port in ports {
+            // It listens already, so there is nothing more to do.
+            let _listens = self.shift(app, port);
+        }
     }
 
     /// Takes every step that is due at `now`. Calling it again changes nothing.
@@ -368,14 +477,13 @@ impl State {
     }
 
     pub(crate) fn status(&self, now: Instant) -> Vec<GenerationStatus> {
-        self.apps
-            .values()
-            .flat_map(|app| app.generations.values())
-            .map(|entry| self.status_of(entry, now))
-            .collect()
+        let of_app = |app: &App| -> Vec<GenerationStatus> {
+            app.generations.values().map(|entry| self.status_of(app, entry, now)).collect()
+        };
+        self.apps.values().flat_map(of_app).collect()
     }
 
-    fn status_of(&self, entry: &Entry, now: Instant) -> GenerationStatus {
+    fn status_of(&self, app: &App, entry: &Entry, now: Instant) -> GenerationStatus {
         let config = &entry.generation.config;
         let ports = keys(config).filter_map(|key| {
             let state = match self.ports.get(&key)?.stage {
@@ -392,10 +500,35 @@ impl State {
             app: Arc::clone(&config.app),
             generation: config.generation,
             phase: entry.phase,
+            percent: app.percent(config.generation, entry.phase),
+            digest: self.served_digest(entry),
             ports: ports.collect(),
             targets: entry.generation.pools.iter().flat_map(|pool| pool.upstream.status()).collect(),
             pins: entry.generation.pins.count(),
+            tally: entry.generation.tallies.sum(),
         }
+    }
+
+    /// Everything whose files may have changed.
+    pub(crate) fn tls(&mut self) -> Vec<Arc<Tls>> {
+        let mut all: Vec<Arc<Tls>> = self.tls.iter().filter_map(Weak::upgrade).collect();
+        all.sort_by_key(Arc::as_ptr);
+        all.dedup_by(|one, other| Arc::ptr_eq(one, other));
+        self.tls = all.iter().map(Arc::downgrade).collect();
+        all
+    }
+
+    pub(crate) fn has_app(&self, app: &str) -> bool {
+        self.apps.contains_key(app)
+    }
+
+    /// Every app with its open connections.
+    pub(crate) fn connections(&self) -> impl Iterator<Item = (&Arc<str>, usize)> {
+        self.apps.iter().map(|(name, app)| (name, app.gate.count()))
+    }
+
+    pub(crate) fn tally(&self, app: &str, number: u64) -> Option<Tally> {
+        Some(self.entry(app, number)?.generation.tallies.sum())
     }
 
     pub(crate) fn has_ports(&self) -> bool {
@@ -451,14 +584,14 @@ impl State {
     }
 
     fn entry(&self, app: &str, number: u64) -> Option<&Entry> {
-        self.apps.get(app)?.generations.get(&number)
+        self.apps.get(app)?.generations.get(&number).map(Box::as_ref)
     }
 
     /// To change it.
     fn entry_mut(&mut self, app: &str, number: u64) -> Option<&mut Entry> {
         let (name, _) = self.apps.get_key_value(app)?;
         self.touched.insert(Arc::clone(name));
-        self.apps.get_mut(app)?.generations.get_mut(&number)
+        self.apps.get_mut(app)?.generations.get_mut(&number).map(Box::as_mut)
     }
 
     #[cfg(test)]

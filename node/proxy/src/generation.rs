@@ -19,12 +19,17 @@ use arc_swap::{ArcSwapOption, Cache};
 
 use crate::{
     admission::Gate,
-    config::{AppConfig, PoolConfig, Protocol},
+    config::{AppConfig, HashOn, PoolConfig, Protocol},
+    control::Compiled,
+    edge::{Edge, Visitors},
     http::route::Router,
-    metrics::{AppCells, PortCells},
+    metrics::{AppCells, PortCells, TlsCells},
     pool::{Endpoints, LocalEndpoint},
+    retry, split,
+    tally::{LocalTally, Tallies},
+    tls::upstream::Transport,
     upstream::{
-        EndpointSet, Upstream,
+        self, EndpointSet, Upstream,
         balance::{Balance, Candidates},
     },
     worker::Worker,
@@ -34,25 +39,38 @@ use crate::{
 pub(crate) struct Generation {
     /// Unique in the process, also among generations of the same number that were made twice.
     pub(crate) uid: u64,
+    /// Without its pools: those are below, and a map of one costs as much as a map of eleven.
     pub(crate) config: AppConfig,
-    pub(crate) router: Router,
-    /// In the order of `config.pools`; the router names them by index.
+    pub(crate) router: Arc<Router>,
+    /// Of everything that was configured.
+    pub(crate) digest: [u8; 32],
+    /// In the order of their names; the router names them by index.
     pub(crate) pools: Vec<Pool>,
     /// The pool of TCP sessions.
     pub(crate) default_pool: Option<usize>,
     pub(crate) pins: Arc<Pins>,
+    pub(crate) tallies: Arc<Tallies>,
     /// Open connections of the app, over all its generations.
     pub(crate) gate: Arc<Gate>,
+    /// `None`: everybody may connect.
+    pub(crate) visitors: Option<Arc<Visitors>>,
+    /// In the order of `config.ports`.
+    pub(crate) edges: Vec<Option<Arc<Edge>>>,
 }
 
 pub(crate) struct Pool {
+    pub(crate) name: Box<str>,
     pub(crate) upstream: Arc<Upstream>,
     pub(crate) config: Arc<PoolConfig>,
+    pub(crate) transport: Option<Arc<Transport>>,
 }
 
 impl Generation {
-    pub(crate) fn route_index(&self, name: &str) -> Option<usize> {
-        self.config.routes.iter().position(|route| route.name == name)
+    /// As it was before it was prepared, to prepare it again.
+    pub(crate) fn compiled(&self) -> Compiled {
+        let pools = self.pools.iter().map(|pool| (pool.name.to_string(), PoolConfig::clone(&pool.config)));
+        let config = AppConfig { pools: pools.collect(), ..self.config.clone() };
+        Compiled { config, router: Arc::clone(&self.router), digest: self.digest }
     }
 }
 
@@ -121,6 +139,8 @@ pub(crate) struct LocalGeneration {
     pub(crate) pools: Vec<LocalPool>,
     pub(crate) cells: Rc<AppCells>,
     pub(crate) pins: Rc<LocalPins>,
+    pub(crate) retries: retry::Budget,
+    pub(crate) tally: Rc<LocalTally>,
 }
 
 impl LocalGeneration {
@@ -131,6 +151,8 @@ impl LocalGeneration {
             pools,
             cells: worker.app_cells(&generation.config.app),
             pins: Rc::new(LocalPins::new(generation, worker.index)),
+            retries: retry::Budget::default(),
+            tally: Rc::new(LocalTally::new(&generation.tallies, worker.index)),
         }
     }
 }
@@ -139,8 +161,12 @@ impl LocalGeneration {
 pub(crate) struct LocalPool {
     upstream: Arc<Upstream>,
     app: Arc<str>,
-    config: Arc<PoolConfig>,
+    pub(crate) config: Arc<PoolConfig>,
+    transport: Option<Arc<Transport>>,
     balance: Box<dyn Balance>,
+    /// Whether answers are timed.
+    pub(crate) is_timed: bool,
+    wants_key: bool,
     view: RefCell<Rc<View>>,
 }
 
@@ -152,12 +178,16 @@ pub(crate) struct View {
 
 impl LocalPool {
     fn new(worker: &Worker, generation: &Generation, pool: &Pool) -> LocalPool {
-        let balance = worker.shared.strategies.get(&pool.config.balance);
+        let balance = worker.shared.strategies.get(&pool.config.balance.strategy);
+        let balance = balance.expect("the strategy was looked up when the generation was compiled");
         LocalPool {
             upstream: Arc::clone(&pool.upstream),
             app: Arc::clone(&generation.config.app),
             config: Arc::clone(&pool.config),
-            balance: balance.expect("the strategy was looked up when the generation was compiled"),
+            is_timed: balance.wants_latency(),
+            wants_key: balance.wants_key(),
+            balance,
+            transport: pool.transport.clone(),
             view: RefCell::new(Rc::new(View { set: Arc::default(), endpoints: Vec::new() })),
         }
     }
@@ -167,27 +197,92 @@ impl LocalPool {
         let set = self.upstream.set().load();
         let mut view = self.view.borrow_mut();
         if !Arc::ptr_eq(&view.set, &set) {
-            let local = |endpoint| worker.endpoint(&self.app, endpoint, &self.config);
+            let local =
+                |endpoint| worker.endpoint(&self.app, endpoint, &self.config, self.transport.as_ref());
             let endpoints = set.endpoints.iter().map(local).collect();
             *view = Rc::new(View { set: Arc::clone(&set), endpoints });
         }
         Rc::clone(&view)
     }
 
+    /// What to hash, if the strategy hashes.
+    pub(crate) fn hash_on(&self) -> Option<&HashOn> {
+        self.wants_key.then_some(&self.config.balance.hash_on)
+    }
+
     /// Chooses an endpoint that was not tried yet.
-    pub(crate) fn pick(&self, view: &View, tried: &[u32], random: u64) -> Option<u32> {
+    pub(crate) fn pick(&self, worker: &Worker, view: &View, key: Option<u64>, tried: &[u32]) -> Option<u32> {
+        let (now, random) = (worker.clock.now(), worker.random());
         let pending = |endpoint: usize| view.endpoints[endpoint].pending();
-        self.balance.pick(&Candidates { set: &view.set, pending: &pending, tried, random })
+        let latency = |endpoint: usize| view.endpoints[endpoint].latency(now);
+        let set = &*view.set;
+        let candidates = Candidates { set, pending: &pending, latency: &latency, key, tried, random };
+        self.balance.pick(&candidates).or_else(|| reserve(set, tried, random))
     }
 }
 
+/// Somebody who waits for the others to be gone.
+fn reserve(set: &EndpointSet, tried: &[u32], random: u64) -> Option<u32> {
+    let (before, from) = set.reserve.split_at(upstream::scale_to(random, set.reserve.len()));
+    from.iter().chain(before).copied().find(|endpoint| !tried.contains(endpoint))
+}
+
 /// What a port serves at the moment.
+#[derive(Clone)]
 pub(crate) struct Serving {
     pub(crate) generation: Arc<Generation>,
     pub(crate) protocol: Protocol,
     pub(crate) max_connections: usize,
+    /// What comes before the protocol; `None` for most.
+    pub(crate) edge: Option<Arc<Edge>>,
+    /// Who may connect; `None`: everybody.
+    pub(crate) visitors: Option<Arc<Visitors>>,
     /// The port is going away: it still takes everything, and asks HTTP clients to reconnect elsewhere.
     pub(crate) closing: bool,
+    /// `None`: this one takes every client.
+    pub(crate) split: Option<Split>,
+}
+
+/// Two generations share a port while traffic moves from one to the other.
+#[derive(Clone)]
+pub(crate) struct Split {
+    /// The share of the one that holds this, which is the newer one.
+    pub(crate) percent: u8,
+    /// The other one, for all other clients. It is not split itself.
+    pub(crate) rest: Arc<Serving>,
+}
+
+impl Serving {
+    /// The same, closing or not.
+    pub(crate) fn with_closing(&self, closing: bool) -> Serving {
+        let split = self.split.as_ref().map(|Split { percent, rest }| Split {
+            percent: *percent,
+            rest: Arc::new(rest.with_closing(closing)),
+        });
+        Serving { closing, split, ..self.clone() }
+    }
+
+    /// Whether some clients go to that generation.
+    pub(crate) fn leads_to(&self, generation: &Generation) -> bool {
+        let rest = self.split.as_ref().map(|split| split.rest.generation.uid);
+        self.generation.uid == generation.uid || rest == Some(generation.uid)
+    }
+}
+
+impl Serving {
+    /// For the port at this place of the configuration.
+    pub(crate) fn new(generation: &Arc<Generation>, at: usize) -> Serving {
+        let port = &generation.config.ports[at];
+        Serving {
+            generation: Arc::clone(generation),
+            protocol: port.protocol,
+            max_connections: port.max_connections,
+            edge: generation.edges[at].clone(),
+            visitors: generation.visitors.clone(),
+            closing: false,
+            split: None,
+        }
+    }
 }
 
 /// `None` until something serves the port for the first time.
@@ -215,6 +310,10 @@ pub(crate) struct LocalServing {
     pub(crate) serving: Arc<Serving>,
     pub(crate) local: Rc<LocalGeneration>,
     pub(crate) cells: Rc<PortCells>,
+    /// Where TLS ends here.
+    pub(crate) tls: Option<Rc<TlsCells>>,
+    /// Who has the other clients, and the share of this one.
+    rest: Option<(u8, Rc<LocalServing>)>,
 }
 
 impl LocalPort {
@@ -223,8 +322,36 @@ impl LocalPort {
         LocalPort { slot, serving, current: RefCell::default() }
     }
 
-    /// The choice of the generation: one atomic read, and a comparison as long as nothing changed.
-    pub(crate) fn choose(&self, worker: &Worker) -> Option<Rc<LocalServing>> {
+    /// Lets go of what is not served any more, so that an idle port keeps no old generation. What is
+    /// served now is looked at when somebody comes.
+    pub(crate) fn forget_old(&self) {
+        let mut cache = self.serving.borrow_mut();
+        let serving = cache.load();
+        let mut current = self.current.borrow_mut();
+        let is_old = |local: &Rc<LocalServing>| {
+            !serving.as_ref().is_some_and(|serving| Arc::ptr_eq(&local.serving, serving))
+        };
+        if current.as_ref().is_some_and(is_old) {
+            *current = None;
+        }
+    }
+
+    /// The choice of the generation: one atomic read, and a comparison as long as nothing changed. Where
+    /// two share the port, the address of the client decides.
+    pub(crate) fn choose(&self, worker: &Worker, client: IpAddr) -> Option<Rc<LocalServing>> {
+        let first = self.look(worker)?;
+        match &first.rest {
+            Some((percent, rest))
+                if !split::takes(first.serving.generation.config.generation, *percent, client) =>
+            {
+                Some(Rc::clone(rest))
+            }
+            Some(_) | None => Some(first),
+        }
+    }
+
+    /// What the port serves now.
+    pub(crate) fn look(&self, worker: &Worker) -> Option<Rc<LocalServing>> {
         let mut cache = self.serving.borrow_mut();
         let serving = cache.load().as_ref()?;
         let mut current = self.current.borrow_mut();
@@ -243,7 +370,14 @@ impl LocalServing {
     fn new(worker: &Worker, slot: &Slot, serving: &Arc<Serving>) -> LocalServing {
         let config = &serving.generation.config;
         let routes = config.routes.iter().map(|route| route.name.clone()).collect();
+        let rest = serving
+            .split
+            .as_ref()
+            .map(|split| (split.percent, Rc::new(LocalServing::new(worker, slot, &split.rest))));
+        let ends_tls = serving.edge.as_ref().is_some_and(|edge| edge.tls.is_some());
         LocalServing {
+            tls: ends_tls.then(|| worker.registry.add(TlsCells::new(&config.app))),
+            rest,
             serving: Arc::clone(serving),
             local: worker.generation(&serving.generation),
             cells: worker.registry.add(PortCells::new(&config.app, slot.port, serving.protocol, routes)),

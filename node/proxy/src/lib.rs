@@ -8,12 +8,15 @@
 //!
 //! It knows nothing of clusters, and never waits for anybody but clients and targets.
 
+mod access;
 mod admission;
 mod buffers;
+mod client_hello;
 mod clock;
 pub mod config;
 mod connect;
 mod control;
+mod edge;
 mod generation;
 pub mod http;
 mod listener;
@@ -23,16 +26,27 @@ pub mod micro;
 mod pipe;
 mod pool;
 mod proxy;
+mod proxy_protocol;
+mod relay;
+mod retry;
 mod session;
 mod shift;
 mod socket;
+mod split;
+mod stream;
+mod tally;
 mod tcp;
+mod tls;
 pub mod upstream;
 mod watchdog;
 mod worker;
 
 pub use config::{AppConfig, ProxyConfig};
-pub use control::{GenerationStatus, Phase, PortState, PortStatus, PrepareError, UnknownGeneration};
-pub use proxy::Proxy;
+pub use control::{
+    Compiled, DoorError, Drift, DriftKind, GenerationStatus, Phase, PortState, PortStatus, PrepareError,
+    UnknownGeneration,
+};
+pub use proxy::{AppLoad, Door, Proxy};
 pub use shift::ShiftError;
+pub use tally::Tally;
 pub use upstream::{EndpointStatus, Resolution, TargetStatus, balance::Strategies};

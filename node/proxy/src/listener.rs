@@ -4,7 +4,7 @@
 //! the port, its backlog and every session go on.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     future::poll_fn,
     io,
     net::SocketAddr,
@@ -22,11 +22,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admission::Full,
     config::Protocol,
-    generation::{LocalPort, LocalServing, Slot},
-    http, metrics,
-    session::{Admitted, reset_on_close},
+    edge,
+    generation::{LocalPort, Slot},
+    http::{self, headers::Seen},
+    metrics,
     socket::PortSockets,
     tcp,
     worker::Worker,
@@ -75,17 +75,19 @@ impl Listeners {
         }
     }
 
+    pub(crate) fn accepting(&self) -> BTreeSet<u64> {
+        self.ports.keys().copied().collect()
+    }
+
     pub(crate) fn fail(&mut self, slot: u64) {
         if let Some(listening) = self.ports.get_mut(&slot) {
             std::mem::take(&mut listening.fail).cancel();
         }
     }
 
-    /// Lets every port look at what it serves, so that an idle one does not keep an old generation.
-    pub(crate) fn refresh(&self) {
-        for listening in self.ports.values() {
-            listening.port.choose(&self.worker);
-        }
+    /// Keeps no old generation alive for a port that nobody comes to.
+    pub(crate) fn forget_old(&self) {
+        self.ports.values().for_each(|listening| listening.port.forget_old());
     }
 
     /// Waits for an accept task to end and starts it again unless it was asked to. Cancel-safe.
@@ -206,12 +208,17 @@ fn is_about_one_connection(error: &io::Error) -> bool {
 }
 
 fn start(worker: &Rc<Worker>, port: &Rc<LocalPort>, stream: TcpStream, peer: SocketAddr) {
-    let Some(serving) = port.choose(worker) else {
+    let Some(serving) = port.choose(worker, peer.ip()) else {
         // A port listens only once something serves it and closes before that is taken away.
         tracing::error!(port = port.slot.port, "a listening port serves nothing");
         return;
     };
-    let Some(admitted) = admit(worker, port, &serving, &stream, peer) else { return };
+    if serving.serving.edge.is_some() {
+        let (worker, port) = (Rc::clone(worker), Rc::clone(port));
+        worker.tasks.clone().spawn_local(edge::serve(worker, port, serving, stream, peer));
+        return;
+    }
+    let Some(admitted) = edge::admit(worker, port, &serving, &stream, peer) else { return };
     match serving.serving.protocol {
         Protocol::Tcp => {
             worker.tasks.spawn_local(tcp::serve(Rc::clone(worker), serving, stream, admitted));
@@ -222,48 +229,9 @@ fn start(worker: &Rc<Worker>, port: &Rc<LocalPort>, stream: TcpStream, peer: Soc
                 Rc::clone(port),
                 serving,
                 stream,
-                peer,
+                Seen::new(peer, port.slot.port, false),
                 admitted,
             ));
         }
     }
-}
-
-fn admit(
-    worker: &Rc<Worker>,
-    port: &LocalPort,
-    serving: &Rc<LocalServing>,
-    stream: &TcpStream,
-    peer: SocketAddr,
-) -> Option<Admitted> {
-    let place = match worker.shared.admission.admit(peer.ip()) {
-        Ok(place) => place,
-        Err(full) => {
-            match full {
-                Full::Node => worker.limits.connections.one(),
-                Full::Source => worker.limits.per_source.one(),
-            }
-            return reject(serving, stream);
-        }
-    };
-    let generation = &serving.serving.generation;
-    let app = generation.gate.pass(generation.config.limits.max_connections);
-    let on_port = port.slot.gate.pass(serving.serving.max_connections);
-    let (Some(app), Some(on_port)) = (app, on_port) else {
-        worker.limits.connections.one();
-        if serving.serving.protocol == Protocol::Http {
-            http::refuse(stream);
-        }
-        return reject(serving, stream);
-    };
-    Some(Admitted::new(serving, place, app, on_port))
-}
-
-fn reject(serving: &LocalServing, stream: &TcpStream) -> Option<Admitted> {
-    serving.local.cells.rejected_limit.one();
-    if serving.serving.protocol == Protocol::Tcp {
-        // A TCP client must not take this for a service that had nothing to say.
-        reset_on_close(stream);
-    }
-    None
 }

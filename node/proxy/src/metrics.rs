@@ -14,6 +14,9 @@ use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
 
 use crate::config::Protocol;
 
+/// Off only to measure what counting costs (the feature `without-metrics`).
+const ON: bool = cfg!(not(feature = "without-metrics"));
+
 /// Upper bounds of the latency buckets in seconds. A worker keeps one cell per bucket.
 pub const LATENCY_BUCKETS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
@@ -48,6 +51,19 @@ pub fn describe() {
     g!("flotilla_upstream_connections_active", "Connections to endpoints, idle ones included.");
     c!("flotilla_upstream_pool_requests_total", "Requests by how they got their connection.");
     g!("flotilla_target_load", "Requests and sessions in flight per target.");
+    c!("flotilla_tls_handshakes_total", "TLS handshakes with clients, by result and version.");
+    g!(
+        "flotilla_tls_certificate_not_after_timestamp_seconds",
+        "When a certificate that is served expires, in seconds since 1970."
+    );
+    c!(
+        "flotilla_tls_certificates_reloaded_total",
+        "Times that changed certificate files were read, by result."
+    );
+    g!("flotilla_target_healthy", "Whether an endpoint of the target passes its checks.");
+    c!("flotilla_target_health_checks_total", "Checks of endpoints, by result.");
+    c!("flotilla_target_ejections_total", "Endpoints taken out because of failures in a row.");
+    g!("flotilla_circuit_state", "0 = closed, 1 = half open, 2 = open.");
     c!("flotilla_limit_hits_total", "How often a limit was reached, by limit.");
     g!("flotilla_listeners", "Listening ports, by state.");
     g!("flotilla_listener_generation", "The generation that serves.");
@@ -100,7 +116,15 @@ impl Count {
     }
 
     pub(crate) fn add(&self, n: u64) {
-        self.pending.set(self.pending.get() + n);
+        if ON {
+            self.pending.set(self.pending.get() + n);
+        }
+    }
+
+    /// One that nobody sees.
+    #[cfg(test)]
+    pub(crate) fn unseen() -> Count {
+        Count::new(Counter::noop())
     }
 
     /// What was counted since the last flush.
@@ -136,11 +160,15 @@ impl Level {
     }
 
     pub(crate) fn up(&self) {
-        self.now.set(self.now.get() + 1);
+        if ON {
+            self.now.set(self.now.get() + 1);
+        }
     }
 
     pub(crate) fn down(&self) {
-        self.now.set(self.now.get() - 1);
+        if ON {
+            self.now.set(self.now.get() - 1);
+        }
     }
 
     fn flush(&self) {
@@ -171,6 +199,9 @@ impl Timing {
     }
 
     pub(crate) fn record(&self, duration: Duration) {
+        if !ON {
+            return;
+        }
         let seconds = duration.as_secs_f64();
         let bucket = &self.buckets[LATENCY_BUCKETS.partition_point(|bound| *bound < seconds)];
         let (count, sum) = bucket.get();
@@ -207,17 +238,18 @@ cells! {
     /// What one worker counts for one app.
     AppCells {
         request_duration: Timing, first_byte: Timing, request_bytes: Count, response_bytes: Count,
-        in_flight: Level, retries_ok: Count, retries_failed: Count,
+        in_flight: Level, retries_ok: Count, retries_failed: Count, retries_over_budget: Count,
         closed_done: Count, closed_reset: Count, closed_idle: Count, closed_cut: Count, closed_no_target: Count,
-        rejected_limit: Count, rejected_no_target: Count, connection_duration: Timing,
+        rejected_limit: Count, rejected_no_target: Count, rejected_access: Count, rejected_proxy_header: Count, connection_duration: Timing,
         received_client: Count, received_upstream: Count, sent_client: Count, sent_upstream: Count,
         connect_duration: Timing, connects_ok: Count, connects_failed: Count, connects_timeout: Count,
-        upstream_active: Level, pool_hit: Count, pool_new: Count,
+        begun: Count, upstream_active: Level, pool_hit: Count, pool_new: Count,
     }
 }
 
 impl AppCells {
-    pub(crate) fn new(app: &Arc<str>) -> AppCells {
+    /// `begun`: counts HTTP requests, and TCP sessions on which the client sent something.
+    pub(crate) fn new(app: &Arc<str>, begun: Counter) -> AppCells {
         let closed = |reason| {
             Count::new(
                 counter!("flotilla_connections_closed_total", "app" => app.clone(), "reason" => reason),
@@ -255,6 +287,7 @@ impl AppCells {
             in_flight: level("flotilla_http_requests_in_flight"),
             retries_ok: retries("ok"),
             retries_failed: retries("failed"),
+            retries_over_budget: retries("over_budget"),
             closed_done: closed("done"),
             closed_reset: closed("reset"),
             closed_idle: closed("idle"),
@@ -262,6 +295,8 @@ impl AppCells {
             closed_no_target: closed("no_target"),
             rejected_limit: rejected("limit"),
             rejected_no_target: rejected("no_target"),
+            rejected_access: rejected("acl"),
+            rejected_proxy_header: rejected("proxy_header"),
             connection_duration: timing("flotilla_connection_duration_seconds"),
             received_client: received("client"),
             received_upstream: received("upstream"),
@@ -271,6 +306,7 @@ impl AppCells {
             connects_ok: connects("ok"),
             connects_failed: connects("failed"),
             connects_timeout: connects("timeout"),
+            begun: Count::new(begun),
             upstream_active: level("flotilla_upstream_connections_active"),
             pool_hit: pool("hit"),
             pool_new: pool("new"),
@@ -310,9 +346,9 @@ impl PortCells {
     }
 
     /// Counts one answered request. `route` is an index into the routes; `None` = none claimed it.
-    pub(crate) fn request(&self, route: Option<usize>, status: http::StatusCode) {
+    pub(crate) fn request(&self, route: Option<usize>, status: u16) {
         let route = route.unwrap_or(self.routes.len());
-        let class = usize::from(status.as_u16() / 100).clamp(1, 5) - 1;
+        let class = usize::from(status / 100).clamp(1, 5) - 1;
         let mut cell = self.requests[route][class].borrow_mut();
         cell.get_or_insert_with(|| self.request_count(route, class)).one();
     }
@@ -338,6 +374,26 @@ impl Flush for PortCells {
 }
 
 cells! {
+    /// What one worker counts of handshakes of one app.
+    TlsCells { ok_v12: Count, ok_v13: Count, failed: Count, timeout: Count }
+}
+
+impl TlsCells {
+    pub(crate) fn new(app: &Arc<str>) -> TlsCells {
+        let handshakes = |result, version| {
+            Count::new(counter!("flotilla_tls_handshakes_total",
+                "app" => app.clone(), "result" => result, "version" => version))
+        };
+        TlsCells {
+            ok_v12: handshakes("ok", "1.2"),
+            ok_v13: handshakes("ok", "1.3"),
+            failed: handshakes("failed", ""),
+            timeout: handshakes("timeout", ""),
+        }
+    }
+}
+
+cells! {
     /// What one worker has in flight towards one target.
     TargetCells { load: Level }
 }
@@ -357,7 +413,8 @@ cells! {
     LimitCells {
         connections: Count, per_source: Count, header_bytes: Count, header_fields: Count, request_line: Count,
         header_timeout: Count, keep_alive_idle: Count, requests_per_connection: Count, body_idle: Count,
-        body_bytes: Count, framing: Count,
+        body_bytes: Count, framing: Count, proxy_header_timeout: Count, tls_handshake_timeout: Count,
+        h2_resets: Count, h2_pings: Count, h2_settings: Count,
     }
 }
 
@@ -376,8 +433,39 @@ impl LimitCells {
             body_idle: limit("body_idle"),
             body_bytes: limit("body_bytes"),
             framing: limit("framing"),
+            proxy_header_timeout: limit("proxy_header_timeout"),
+            tls_handshake_timeout: limit("tls_handshake_timeout"),
+            h2_resets: limit("h2_resets"),
+            h2_pings: limit("h2_pings"),
+            h2_settings: limit("h2_settings"),
         }
     }
+}
+
+/// Control side: what the checks of a target say.
+pub(crate) fn target_healthy(app: &Arc<str>, target: &Arc<str>, is_healthy: bool) {
+    gauge!("flotilla_target_healthy", "app" => app.clone(), "target" => target.clone()).set(if is_healthy {
+        1.0
+    } else {
+        0.0
+    });
+}
+
+/// Control side: a check has ended.
+pub(crate) fn target_checked(app: &Arc<str>, has_passed: bool) {
+    let result = if has_passed { "pass" } else { "fail" };
+    counter!("flotilla_target_health_checks_total", "app" => app.clone(), "result" => result).increment(1);
+}
+
+/// Control side: an endpoint failed too often in a row.
+pub(crate) fn target_ejected(app: &Arc<str>, target: &Arc<str>) {
+    counter!("flotilla_target_ejections_total", "app" => app.clone(), "target" => target.clone())
+        .increment(1);
+}
+
+/// Control side: a circuit changed.
+pub(crate) fn circuit(app: &Arc<str>, target: &Arc<str>, state: u8) {
+    gauge!("flotilla_circuit_state", "app" => app.clone(), "target" => target.clone()).set(f64::from(state));
 }
 
 /// Control side: a listener task died and was started again.
@@ -396,6 +484,18 @@ pub(crate) fn listener(app: &Arc<str>, port: u16, serving: bool, draining: bool)
         gauge!("flotilla_listeners", "app" => app.clone(), "port" => port.to_string(), "state" => state)
             .set(if is { 1.0 } else { 0.0 });
     }
+}
+
+/// Control side: a certificate that clients get from now on.
+pub(crate) fn certificate(name: &str, not_after: i64) {
+    #[allow(clippy::cast_precision_loss, reason = "a gauge is a float; seconds stay far below 2^53")]
+    gauge!("flotilla_tls_certificate_not_after_timestamp_seconds", "certificate" => name.to_owned())
+        .set(not_after as f64);
+}
+
+/// Control side: the files of certificates had changed.
+pub(crate) fn certificates_reloaded(result: &'static str) {
+    counter!("flotilla_tls_certificates_reloaded_total", "result" => result).increment(1);
 }
 
 /// Control side: the generation that serves an app.

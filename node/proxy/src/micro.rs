@@ -6,13 +6,14 @@ use std::{
     task::{Context, Waker},
 };
 
-use http::{Method, Request, request};
+use http::Method;
 
 use crate::{
     config::{PoolConfig, RouteConfig},
     http::{
-        guard::Guard,
-        headers::{self, Seen},
+        body::Framing,
+        head::Head,
+        headers::{self, Onward, Outward, Seen},
         link::Link,
         route::Router,
     },
@@ -29,30 +30,33 @@ pub type Step = Box<dyn FnMut()>;
 
 /// What a browser sends, about.
 const FIELDS: [(&str, &str); 9] = [
-    ("host", "shop.example.com"),
-    ("user-agent", "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"),
-    ("accept", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"),
-    ("accept-language", "en-US,en;q=0.5"),
-    ("accept-encoding", "gzip, deflate, br, zstd"),
-    ("connection", "keep-alive"),
-    ("cookie", "session=4b1d3a6b5f2c48e0b7a1d6c2e9f03857"),
-    ("referer", "https://shop.example.com/"),
-    ("dnt", "1"),
+    ("Host", "shop.example.com"),
+    ("User-Agent", "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"),
+    ("Accept", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"),
+    ("Accept-Language", "en-US,en;q=0.5"),
+    ("Accept-Encoding", "gzip, deflate, br, zstd"),
+    ("Connection", "keep-alive"),
+    ("Cookie", "session=4b1d3a6b5f2c48e0b7a1d6c2e9f03857"),
+    ("Referer", "https://shop.example.com/"),
+    ("DNT", "1"),
 ];
 
-fn head() -> request::Parts {
-    let builder = Request::builder().uri("/articles/4711?from=list");
-    let builder = FIELDS.iter().fold(builder, |builder, (name, value)| builder.header(*name, *value));
-    builder.body(()).expect("a valid request").into_parts().0
+fn request() -> String {
+    let fields: String = FIELDS.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    format!("GET /articles/4711?from=list HTTP/1.1\r\n{fields}\r\n")
 }
 
-/// Watches the bytes of a head.
-pub fn guard() -> Step {
-    let fields: String = FIELDS.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-    let text = format!("GET /articles/4711?from=list HTTP/1.1\r\n{fields}\r\n");
-    let mut guard = Guard::new(64 * 1024);
-    Box::new(move || assert_eq!(guard.feed(text.as_bytes()).pass, text.len()))
+const RESPONSE: &str = "HTTP/1.1 200 OK\r\nServer: origin\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
+    Content-Type: text/html; charset=utf-8\r\nContent-Length: 4711\r\nConnection: keep-alive\r\n\
+    ETag: \"4711-5a\"\r\nCache-Control: max-age=60\r\n\r\n";
+
+/// Reads the head of a request.
+pub fn parse() -> Step {
+    let (text, mut head) = (request(), Head::default());
+    Box::new(move || assert_eq!(head.parse_request(text.as_bytes(), HEAD_BYTES_MAX), Ok(Some(text.len()))))
 }
+
+const HEAD_BYTES_MAX: usize = 64 * 1024;
 
 /// Finds the pool of a host among `hosts` routes.
 pub fn route(hosts: usize) -> Step {
@@ -64,35 +68,51 @@ pub fn route(hosts: usize) -> Step {
     Box::new(move || assert!(router.route(&host, "/articles/4711", &Method::GET).is_some()))
 }
 
-/// Copies a head: what must be taken off the next one.
-pub fn copy_head() -> Step {
-    let head = head();
+/// Reads the head of a request, checks it, makes it ready to forward, and writes it.
+pub fn rewrite_request() -> Step {
+    let (text, mut head, mut out) = (request(), Head::default(), Vec::new());
+    let seen = Seen::new(SocketAddr::from((Ipv4Addr::new(192, 0, 2, 7), 4711)), 8080, false);
     Box::new(move || {
-        std::hint::black_box(head.clone());
+        assert_eq!(head.parse_request(text.as_bytes(), HEAD_BYTES_MAX), Ok(Some(text.len())));
+        let body = headers::check_request(&head, &Method::GET).expect("nothing is wrong with it");
+        headers::sanitize_request(&mut head, &seen, Onward { upgrade: false, body });
+        out.clear();
+        head.write_request_line(&mut out);
+        head.write_fields(&mut out);
+        std::hint::black_box(&out);
     })
 }
 
-/// Copies a head, checks it, and makes it ready to forward.
-pub fn rewrite() -> Step {
-    let head = head();
-    let seen = Seen::new(SocketAddr::from((Ipv4Addr::new(192, 0, 2, 7), 4711)), 8080);
+/// The same for a response.
+pub fn rewrite_response() -> Step {
+    let (mut head, mut out) = (Head::default(), Vec::new());
+    let outward = Outward { upgrade: false, chunked: false, connection: None, date: b"" };
     Box::new(move || {
-        let mut head = head.clone();
-        assert_eq!(headers::check_request(&head), Ok(()));
-        headers::sanitize_request(&mut head, &seen, false);
-        std::hint::black_box(head);
+        assert_eq!(head.parse_response(RESPONSE.as_bytes(), HEAD_BYTES_MAX), Ok(Some(RESPONSE.len())));
+        assert_eq!(headers::check_response(&head, false), Ok(Framing::Length(4711)));
+        headers::sanitize_response(&mut head, &outward);
+        out.clear();
+        head.write_status_line(false, &mut out);
+        head.write_fields(&mut out);
+        std::hint::black_box(&out);
     })
 }
 
 /// Chooses one of `endpoints`.
 pub fn pick(strategy: &str, endpoints: u16) -> Step {
-    let endpoint = |port| Endpoint { address: address(port), target: "a".into(), weight: 100 };
-    let set = EndpointSet::new((1..=endpoints).map(endpoint).collect(), (0..endpoints.into()).collect());
-    let balance = Strategies::default().get(strategy).expect("a known strategy");
+    let endpoint = |port| Endpoint::new(address(port), "a", 100);
+    let mut set = EndpointSet::new((1..=endpoints).map(endpoint).collect(), (0..endpoints.into()).collect());
+    let strategies = Strategies::default();
+    if let Some(layout) = strategies.layout(strategy) {
+        set = set.laid_out(&layout);
+    }
+    let balance = strategies.get(strategy).expect("a known strategy");
     let mut random = 1_u64;
     Box::new(move || {
         random = random.wrapping_mul(0x2545_F491_4F6C_DD1D).rotate_left(17);
-        let candidates = Candidates { set: &set, pending: &|_| 0, tried: &[], random };
+        let (pending, latency) = (&|_| 1, &|_| Some(100.0));
+        let key = Some(random);
+        let candidates = Candidates { set: &set, pending, latency, key, tried: &[], random };
         assert!(balance.pick(&candidates).is_some());
     })
 }
@@ -105,14 +125,20 @@ pub fn pool() -> Step {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().expect("a runtime");
     let app = Arc::from("app");
     let registry = Registry::default();
-    let cells = registry.add(AppCells::new(&app));
+    let cells = registry.add(AppCells::new(&app, metrics::Counter::noop()));
     let load = registry.add(TargetCells::new(&app, &Arc::from("a")));
-    let endpoint = LocalEndpoint::new(address(1), Settings::of(&PoolConfig::default()), cells.clone(), load);
+    let endpoint = LocalEndpoint::new(
+        address(1),
+        Settings::of(&PoolConfig::default(), None),
+        cells.clone(),
+        load,
+        "a:1".into(),
+    );
     let (link, peer) = runtime.block_on(async {
         let listener = tokio::net::TcpListener::bind(address(0)).await.expect("a port");
         let stream = tokio::net::TcpStream::connect(listener.local_addr().expect("it is bound")).await;
         let (peer, _) = listener.accept().await.expect("a connection");
-        (Link::open(stream.expect("a connection"), &cells).await.expect("nothing is sent yet"), peer)
+        (Link::new(stream.expect("a connection").into(), &cells), peer)
     });
     endpoint.put(link, 0);
     Box::new(move || {

@@ -86,8 +86,13 @@ impl Pipe {
     /// Moves what the socket has into the pipe, which must be empty. Neither 0 nor `WouldBlock` mean
     /// what they mean for a read, see the caller.
     pub(crate) fn fill(&mut self, from: BorrowedFd<'_>) -> io::Result<usize> {
+        self.fill_at_most(from, PIPE_BYTES)
+    }
+
+    /// The same, for a stretch that ends after `max` bytes.
+    pub(crate) fn fill_at_most(&mut self, from: BorrowedFd<'_>, max: usize) -> io::Result<usize> {
         debug_assert_eq!(self.held, 0, "a full pipe and an empty socket look the same");
-        let n = kernel::fill(&self.ends, from, PIPE_BYTES)?;
+        let n = kernel::fill(&self.ends, from, max.min(PIPE_BYTES))?;
         self.held = n;
         Ok(n)
     }

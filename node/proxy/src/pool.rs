@@ -8,15 +8,22 @@ use std::{
     collections::HashMap,
     net::SocketAddr,
     rc::Rc,
-    task::{Context, Waker},
+    sync::Arc,
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
+use bytes::Bytes;
+use h2::client::SendRequest;
+
 use crate::{
     clock::millis,
-    config::{PoolConfig, TcpKeepalive},
-    http::link::Link,
+    config::{PoolConfig, TcpKeepalive, UpstreamProtocol},
+    http::{h2::link::LinkIo, link::Link},
     metrics::{AppCells, TargetCells},
+    stream::Stream,
+    tls::upstream::Transport,
+    upstream::ewma::Latency,
 };
 
 /// The endpoints of one app. Several of the same address exist while settings change.
@@ -61,11 +68,13 @@ pub(crate) struct Settings {
     pub(crate) max_idle: usize,
     pub(crate) idle_timeout: Duration,
     pub(crate) keepalive: TcpKeepalive,
+    pub(crate) transport: Option<Arc<Transport>>,
 }
 
 impl Settings {
-    pub(crate) fn of(config: &PoolConfig) -> Settings {
+    pub(crate) fn of(config: &PoolConfig, transport: Option<&Arc<Transport>>) -> Settings {
         Settings {
+            transport: transport.cloned(),
             max_idle: config.max_idle,
             idle_timeout: config.idle_timeout,
             keepalive: config.tcp_keepalive.clone(),
@@ -92,10 +101,20 @@ pub(crate) struct LocalEndpoint {
     pub(crate) cells: Rc<AppCells>,
     load: Rc<TargetCells>,
     pending: Cell<u32>,
+    /// Of answers, while a strategy asks for it.
+    latency: Cell<Latency>,
     /// Sweeps in a row that found nobody but the table holding this.
     unused_sweeps: Cell<u32>,
     /// Last in, first out: few connections stay busy and the rest can time out.
     idle: RefCell<Vec<Idle>>,
+    /// The fewest of them since the last sweep: so many were not needed.
+    spare: Cell<usize>,
+    /// As the user wrote it.
+    pub(crate) target: Arc<str>,
+    /// Connections that carry many requests at once.
+    shared: RefCell<Vec<SendRequest<Bytes>>>,
+    /// When the latest of these requests began.
+    shared_since: Cell<u64>,
 }
 
 struct Idle {
@@ -109,6 +128,7 @@ impl LocalEndpoint {
         settings: Settings,
         cells: Rc<AppCells>,
         load: Rc<TargetCells>,
+        target: Arc<str>,
     ) -> LocalEndpoint {
         LocalEndpoint {
             address,
@@ -116,8 +136,13 @@ impl LocalEndpoint {
             cells,
             load,
             pending: Cell::new(0),
+            latency: Cell::default(),
             unused_sweeps: Cell::new(0),
             idle: RefCell::default(),
+            spare: Cell::new(0),
+            target,
+            shared: RefCell::default(),
+            shared_since: Cell::new(0),
         }
     }
 
@@ -125,31 +150,96 @@ impl LocalEndpoint {
         self.pending.get()
     }
 
+    /// Microseconds until an answer.
+    pub(crate) fn latency(&self, now: u64) -> Option<f64> {
+        self.latency.get().expected_micros(now)
+    }
+
+    pub(crate) fn observe(&self, now: u64, took: Duration, is_failure: bool) {
+        let mut latency = self.latency.get();
+        latency.observe(now, took.as_secs_f64() * 1e6, is_failure);
+        self.latency.set(latency);
+    }
+
     /// A connection that was still alive a moment ago. Those found closed are thrown away.
     pub(crate) fn take(&self, cx: &mut Context<'_>) -> Option<Link> {
+        if let Some(link) = self.take_shared(cx) {
+            return Some(link);
+        }
         loop {
-            // Not held while the connection is polled: it may wake or drop others.
-            let Idle { link, since: _ } = self.idle.borrow_mut().pop()?;
-            if link.poll_closed(cx).is_pending() {
+            let Idle { mut link, since: _ } = {
+                let mut idle = self.idle.borrow_mut();
+                let taken = idle.pop();
+                self.spare.set(self.spare.get().min(idle.len()));
+                taken?
+            };
+            if link.is_open(cx) {
                 return Some(link);
             }
         }
     }
 
+    fn take_shared(&self, cx: &mut Context<'_>) -> Option<Link> {
+        let mut shared = self.shared.borrow_mut();
+        let mut at = 0;
+        while at < shared.len() {
+            match shared[at].poll_ready(cx) {
+                Poll::Ready(Ok(())) => return Some(self.link_on(shared[at].clone())),
+                // It has as many streams as the endpoint allows.
+                Poll::Pending => at += 1,
+                Poll::Ready(Err(_)) => drop(shared.swap_remove(at)),
+            }
+        }
+        None
+    }
+
+    /// Whether requests on a new connection go in HTTP/2.
+    pub(crate) fn speaks_http2(&self, stream: &Stream) -> bool {
+        let protocol = self.settings.transport.as_ref().map(|transport| transport.protocol);
+        protocol == Some(UpstreamProtocol::Http2) || stream.is_http2()
+    }
+
+    /// Lets others use a connection, too, and begins with one request on it.
+    pub(crate) fn share(&self, send: SendRequest<Bytes>) -> Link {
+        self.shared.borrow_mut().push(send.clone());
+        self.link_on(send)
+    }
+
+    fn link_on(&self, send: SendRequest<Bytes>) -> Link {
+        let is_secure = self.settings.transport.as_ref().is_some_and(|transport| transport.is_secure());
+        Link::shared(LinkIo::new(send, is_secure))
+    }
+
+    /// Keeps it even beyond `max_idle` until the next sweep: connections that come and go with the load of a moment
+    /// are needed again in the next, and there are never more than requests were in flight at once.
     pub(crate) fn put(&self, link: Link, now: u64) {
-        let mut idle = self.idle.borrow_mut();
-        if idle.len() < self.settings.max_idle {
-            idle.push(Idle { link, since: now });
+        if link.is_shared() {
+            self.shared_since.set(now);
+            return;
+        }
+        if self.settings.max_idle > 0 {
+            self.idle.borrow_mut().push(Idle { link, since: now });
         }
     }
 
+    /// Closes what is old or closed at the other end, and what was beyond `max_idle` all the time since the last
+    /// sweep, the oldest first.
     fn sweep(&self, now: u64) {
         let timeout = millis(self.settings.idle_timeout);
         let mut cx = Context::from_waker(Waker::noop());
-        self.idle.borrow_mut().retain(|idle| {
+        let is_quiet = self.pending.get() == 0 && now.saturating_sub(self.shared_since.get()) >= timeout;
+        if timeout != 0 && is_quiet {
+            // Each closes once its last sender is gone.
+            self.shared.borrow_mut().clear();
+        }
+        let mut idle = self.idle.borrow_mut();
+        let unneeded = self.spare.get().saturating_sub(self.settings.max_idle).min(idle.len());
+        idle.drain(..unneeded);
+        idle.retain_mut(|idle| {
             let is_old = timeout != 0 && now.saturating_sub(idle.since) >= timeout;
-            !is_old && idle.link.poll_closed(&mut cx).is_pending()
+            !is_old && idle.link.is_open(&mut cx)
         });
+        self.spare.set(idle.len());
     }
 }
 
@@ -168,5 +258,42 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.pending.set(self.0.pending.get() - 1);
         self.0.load.load.down();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::Ipv4Addr, sync::Arc};
+
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::metrics::Registry;
+
+    #[tokio::test]
+    async fn connections_beyond_the_bound_live_while_they_are_needed_and_go_when_they_are_not() {
+        let (registry, app) = (Registry::default(), Arc::from("app"));
+        let cells = registry.add(AppCells::new(&app, metrics::Counter::noop()));
+        let load = registry.add(TargetCells::new(&app, &Arc::from("a")));
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let settings = Settings::of(&PoolConfig { max_idle: 2, ..PoolConfig::default() }, None);
+        let endpoint = LocalEndpoint::new(address, settings, Rc::clone(&cells), load, "a:1".into());
+        let mut peers = Vec::new();
+        for _ in 0..5 {
+            endpoint.put(Link::new(TcpStream::connect(address).await.unwrap().into(), &cells), 0);
+            peers.push(listener.accept().await.unwrap());
+        }
+        let idle = || endpoint.idle.borrow().len();
+        let mut cx = Context::from_waker(Waker::noop());
+        endpoint.sweep(0);
+        for _ in 0..3 {
+            let busy: Vec<Link> = (0..4).map(|_| endpoint.take(&mut cx).unwrap()).collect();
+            busy.into_iter().for_each(|link| endpoint.put(link, 0));
+            endpoint.sweep(0);
+            assert_eq!(idle(), 5, "four of them were needed");
+        }
+        endpoint.sweep(0);
+        assert_eq!(idle(), 2, "nobody needed any");
     }
 }

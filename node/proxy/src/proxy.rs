@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -20,13 +20,17 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admission::Admission,
-    config::{AppConfig, ProxyConfig},
-    control::{Compiler, Effect, GenerationStatus, PrepareError, State, UnknownGeneration},
+    config::{AppConfig, Protocol, ProxyConfig},
+    control::{
+        self, Compiled, Compiler, DOOR_WORKER, DoorError, Drift, Effect, GenerationStatus, Opened,
+        PrepareError, Shares, State, UnknownGeneration,
+    },
     metrics,
     socket::{kernel_horizon, owner},
+    tally::Tally,
     upstream::balance::Strategies,
     watchdog::Watchdog,
-    worker::{self, Command, Shared},
+    worker::{self, Begun, Command, Shared},
 };
 
 /// How often the watchdog looks.
@@ -38,15 +42,53 @@ const CUT_GRACE: Duration = Duration::from_secs(1);
 const LAST_HANDSHAKES: Duration = Duration::from_millis(250);
 /// After this the process that holds a port stays unnamed.
 const OWNER_TIMEOUT: Duration = Duration::from_secs(1);
+/// For the workers to say what they accept for.
+const AUDIT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often the files of certificates are looked at.
+const CERTIFICATES: Duration = Duration::from_secs(2);
 /// How often a waiting shutdown looks whether the last session has gone.
 const SHUTDOWN_POLL: Duration = Duration::from_millis(20);
+
+/// What one app has to do now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppLoad {
+    pub app: Arc<str>,
+    /// Open now.
+    pub connections: u64,
+    /// HTTP requests, and TCP sessions on which the client sent something, since the app is there.
+    /// A check that connects and goes is neither.
+    pub begun: u64,
+}
 
 /// A running proxy. Clones are the same proxy; it ends with [`Proxy::shutdown`] or its last clone.
 #[derive(Clone)]
 pub struct Proxy(Arc<Inner>);
 
+/// A listener on the loopback that leads to one generation; closed when dropped.
+pub struct Door {
+    inner: Weak<Inner>,
+    slot: u64,
+    address: SocketAddr,
+}
+
+impl Door {
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        if let Some(inner) = self.inner.upgrade() {
+            let (done, _unheard) = oneshot::channel();
+            inner.command(DOOR_WORKER, Command::Close { slot: self.slot, done });
+        }
+    }
+}
+
 struct Inner {
     shared: Arc<Shared>,
+    zone: Option<String>,
     horizon: Duration,
     state: Mutex<State>,
     commands: Vec<mpsc::Sender<Command>>,
@@ -57,6 +99,8 @@ struct Inner {
     /// The control loop has to look again.
     look: Notify,
     changed: watch::Sender<u64>,
+    /// What the watchdog saw last.
+    stalled_millis: AtomicU64,
 }
 
 impl Drop for Inner {
@@ -80,6 +124,7 @@ impl Proxy {
             stopping: AtomicU64::new(0),
             heartbeats: (0..workers).map(|_| AtomicU64::new(0)).collect(),
             listener_restarts: AtomicU64::new(0),
+            begun: Begun::default(),
         });
         let mut commands = Vec::new();
         let mut threads = Vec::new();
@@ -91,6 +136,7 @@ impl Proxy {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let inner = Arc::new(Inner {
             shared,
+            zone: config.zone,
             horizon: config.close_horizon.unwrap_or_else(kernel_horizon),
             state: Mutex::default(),
             commands,
@@ -100,8 +146,10 @@ impl Proxy {
             stop: CancellationToken::new(),
             look: Notify::new(),
             changed: watch::Sender::new(0),
+            stalled_millis: AtomicU64::new(0),
         });
         let (weak, stop) = (Arc::downgrade(&inner), inner.stop.clone());
+        runtime.spawn(stop.clone().run_until_cancelled_owned(certificates(weak.clone())));
         let thread = thread::Builder::new()
             .name("proxy-control".into())
             .spawn(move || runtime.block_on(stop.run_until_cancelled(control(weak))))?;
@@ -110,15 +158,26 @@ impl Proxy {
         Ok(Proxy(inner))
     }
 
+    /// Finds what is wrong with a configuration and computes what serving it takes. Only computes: it
+    /// may be done on any thread, and given up.
+    pub fn compile(&self, app: AppConfig) -> Result<Compiled, PrepareError> {
+        control::check(app, &self.0.shared.strategies)
+    }
+
     /// Compiles a generation, binds its ports, starts resolving and checking. Nothing serves yet.
     /// Doing it again for the same generation changes nothing.
     pub async fn prepare(&self, app: AppConfig) -> Result<(), PrepareError> {
+        self.prepare_compiled(self.compile(app)?).await
+    }
+
+    /// The same for what is compiled already.
+    pub async fn prepare_compiled(&self, app: Compiled) -> Result<(), PrepareError> {
         let mut changed = self.changed();
         let result = loop {
             {
                 let mut state = self.0.state();
                 changed.mark_unchanged();
-                if !state.is_closing_for_good(&app) {
+                if !state.is_closing_for_good(&app.config) {
                     let result = state.prepare(&app, &self.0.compiler());
                     self.0.settle(state);
                     break result;
@@ -158,6 +217,18 @@ impl Proxy {
         Ok(())
     }
 
+    /// Lets two prepared generations share the clients of an app: `newer` takes `percent` of them (1 to
+    /// 99), `older` the rest. A client, known by its address, stays where it is while the share does not
+    /// change, and moves to `newer` only as it grows. A port that only one of them names is that one's.
+    pub fn share(&self, app: &str, newer: u64, percent: u8, older: u64) -> Result<(), UnknownGeneration> {
+        let mut state = self.0.state();
+        let shares = Shares { newer, percent: percent.clamp(1, 99), older };
+        let effects = state.share(app, shares, &self.0.compiler())?;
+        self.0.carry_out(effects);
+        self.0.settle(state);
+        Ok(())
+    }
+
     /// Takes a generation out: its ports begin to close unless another one has them.
     pub fn drain(&self, app: &str, generation: u64) -> Result<(), UnknownGeneration> {
         let mut state = self.0.state();
@@ -180,9 +251,64 @@ impl Proxy {
         Ok(())
     }
 
+    /// Opens a way in to a prepared generation that no client has, for as long as the door is kept.
+    /// `port` and `protocol` choose among its ports; the first that fits is taken.
+    pub fn open_door(
+        &self,
+        app: &str,
+        generation: u64,
+        port: Option<u16>,
+        protocol: Option<Protocol>,
+    ) -> Result<Door, DoorError> {
+        let Opened { slot, sockets, address } = self.0.state().open_door(app, generation, port, protocol)?;
+        let door = Door { inner: Arc::downgrade(&self.0), slot: slot.id, address };
+        self.0.command(DOOR_WORKER, Command::Listen { slot, sockets });
+        Ok(door)
+    }
+
     /// Every generation there is; one that is gone is missing.
     pub fn status(&self) -> Vec<GenerationStatus> {
         self.0.state().status(Instant::now())
+    }
+
+    /// Compares what the workers serve with what was decided, puts right what differs, and says what
+    /// that was.
+    pub async fn audit(&self) -> Vec<Drift> {
+        let expected = self.0.state().listening();
+        let mut answers = Vec::new();
+        self.0.command_all(|| {
+            let (answer, heard) = oneshot::channel();
+            answers.push(heard);
+            Command::Audit { answer }
+        });
+        let mut accepting = Vec::new();
+        for answer in answers {
+            // A worker that stands still is the watchdog's business.
+            accepting.push(tokio::time::timeout(AUDIT_TIMEOUT, answer).await.ok().and_then(Result::ok));
+        }
+        let (drifts, effects) = self.0.state().audit(&expected, &accepting);
+        for (worker, effect) in effects {
+            match effect {
+                Effect::Listen { slot, sockets } => {
+                    self.0.command(worker, Command::Listen { slot, sockets });
+                }
+                Effect::Close { .. } | Effect::Cut { .. } => {}
+            }
+        }
+        if !drifts.is_empty() {
+            self.0.bump();
+        }
+        drifts
+    }
+
+    /// How long the worker that has stood still for longest has done so, to the second.
+    pub fn stalled_for(&self) -> Duration {
+        Duration::from_millis(self.0.stalled_millis.load(Relaxed))
+    }
+
+    /// What one generation has done; `None` where it does not run.
+    pub fn tally(&self, app: &str, generation: u64) -> Option<Tally> {
+        self.0.state().tally(app, generation)
     }
 
     /// Moves whenever [`Proxy::status`] may differ in phases, targets or ports.
@@ -195,6 +321,31 @@ impl Proxy {
         self.0.shared.admission.open() as u64
     }
 
+    /// What each app has to do.
+    pub fn loads(&self) -> Vec<AppLoad> {
+        let begun = &self.0.shared.begun;
+        let state = self.0.state();
+        let loads = state.connections().map(|(app, connections)| AppLoad {
+            app: Arc::clone(app),
+            connections: connections as u64,
+            begun: begun.count(app),
+        });
+        let loads: Vec<_> = loads.collect();
+        begun.retain(|app| state.has_app(app));
+        loads
+    }
+
+    /// Asks HTTP clients to go with their next response, one after the other over this time, and
+    /// closes what stays idle. Ports stay open and whatever comes is served. `None`: not any more.
+    pub fn leave(&self, over: Option<Duration>) {
+        self.0.command_all(|| Command::Leave { over });
+    }
+
+    /// Ends every connection that is open now. Ports stay open.
+    pub fn cut(&self) {
+        self.0.command_all(|| Command::CutAll);
+    }
+
     /// Accepts what is waiting, closes the ports, and asks HTTP clients to go with their next
     /// response. Waits for sessions until `deadline`, then cuts what is left.
     pub async fn shutdown(self, deadline: Duration) {
@@ -203,6 +354,27 @@ impl Proxy {
         let stopped = self.0.tasks.spawn_on(async move { inner.shutdown(deadline).await }, &self.0.control);
         // It fails only if the control thread is gone, and then everything else is, too.
         let _gone = stopped.await;
+    }
+
+    /// For tests of the audit: a port leads to another prepared generation of its app from now on.
+    #[doc(hidden)]
+    pub fn mislead(&self, address: IpAddr, port: u16, app: &str, generation: u64) -> bool {
+        self.0.state().mislead((address, port), app, generation)
+    }
+
+    /// For tests of the audit: a worker lets go of a port.
+    #[doc(hidden)]
+    pub fn deafen(&self, address: IpAddr, port: u16, worker: usize) {
+        if let Some(slot) = self.0.state().slot_id((address, port)) {
+            let (done, _unheard) = oneshot::channel();
+            self.0.command(worker, Command::Close { slot, done });
+        }
+    }
+
+    /// For tests of the watchdog: a worker does nothing for a while.
+    #[doc(hidden)]
+    pub fn stall_worker(&self, worker: usize, time: Duration) {
+        self.0.command(worker, Command::Stall { time });
     }
 
     /// For tests of its restart: makes the accept task of a port on one worker panic.
@@ -231,6 +403,7 @@ impl Inner {
         Compiler {
             workers: self.commands.len(),
             strategies: &self.shared.strategies,
+            zone: self.zone.as_deref(),
             tasks: &self.tasks,
             runtime: &self.control,
             changed: Arc::new(move || {
@@ -333,6 +506,7 @@ impl Inner {
 async fn control(inner: Weak<Inner>) {
     let mut watchdog = Watchdog::default();
     let mut watch = tokio::time::interval(WATCH);
+    watch.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let Some(strong) = inner.upgrade() else { return };
         let due = strong.state().next_due();
@@ -351,11 +525,31 @@ async fn control(inner: Weak<Inner>) {
                     metrics::worker_stalled();
                     tracing::warn!(worker, "worker makes no progress");
                 }
+                let stalled = WATCH.saturating_mul(watchdog.looks()).as_millis();
+                strong.stalled_millis.store(u64::try_from(stalled).unwrap_or(u64::MAX), Relaxed);
             }
             () = sleep => {}
         }
         if due.is_some_and(|due| due <= Instant::now()) {
             strong.settle(strong.state());
+        }
+    }
+}
+
+/// Reads certificates again when their files change.
+async fn certificates(inner: Weak<Inner>) {
+    loop {
+        tokio::time::sleep(CERTIFICATES).await;
+        let Some(strong) = inner.upgrade() else { return };
+        let all = strong.state().tls();
+        drop(strong);
+        if all.is_empty() {
+            continue;
+        }
+        // Disks are slow, and checks run on this thread.
+        let read = tokio::task::spawn_blocking(move || all.iter().for_each(|tls| tls.refresh()));
+        if let Err(error) = read.await {
+            tracing::error!(%error, "read certificates");
         }
     }
 }

@@ -6,20 +6,27 @@ use socket2::SockRef;
 use tokio::{net::TcpStream, time::Instant};
 
 use crate::{
-    admission::{Passed, Place},
+    admission::{Passed, Place, SourcePlace},
     clock::Expired,
+    config::Protocol,
     generation::LocalServing,
     metrics::{AppCells, PortCells},
+    tally::LocalTally,
 };
 
 /// An accepted connection: counted, and its places taken, until it is dropped.
 pub(crate) struct Admitted {
     cells: Rc<AppCells>,
     port: Rc<PortCells>,
+    /// Of the generation that a TCP session has; an HTTP connection has none of its own.
+    tally: Option<Rc<LocalTally>>,
     since: Instant,
     end: End,
-    _places: (Place, Passed, Passed),
+    _places: Places,
 }
+
+/// What a connection takes up: of the node, of the app, of the port, and where the app counts clients, of those.
+pub(crate) type Places = (Place, Passed, Passed, Option<SourcePlace>);
 
 /// Why a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,15 +49,23 @@ impl From<Expired> for End {
 }
 
 impl Admitted {
-    pub(crate) fn new(serving: &LocalServing, place: Place, app: Passed, port: Passed) -> Admitted {
+    pub(crate) fn new(serving: &LocalServing, places: Places) -> Admitted {
         serving.cells.opened.one();
         serving.cells.active.up();
         Admitted {
             cells: Rc::clone(&serving.local.cells),
             port: Rc::clone(&serving.cells),
+            tally: (serving.serving.protocol == Protocol::Tcp).then(|| Rc::clone(&serving.local.tally)),
             since: Instant::now(),
             end: End::Reset,
-            _places: (place, app, port),
+            _places: places,
+        }
+    }
+
+    /// A TCP session has reached its target.
+    pub(crate) fn reached(&self) {
+        if let Some(tally) = &self.tally {
+            tally.session(self.since.elapsed());
         }
     }
 
@@ -64,6 +79,11 @@ impl Drop for Admitted {
     fn drop(&mut self) {
         self.port.active.down();
         self.cells.connection_duration.record(self.since.elapsed());
+        match (&self.tally, self.end) {
+            (Some(tally), End::NoTarget) => tally.unreached(),
+            (Some(tally), End::Reset) => tally.reset(),
+            (Some(_), End::Done | End::Idle | End::Cut) | (None, _) => {}
+        }
         match self.end {
             End::Done => self.cells.closed_done.one(),
             End::Reset => self.cells.closed_reset.one(),

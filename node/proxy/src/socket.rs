@@ -39,6 +39,12 @@ impl PortSockets {
         Ok(PortSockets { sockets })
     }
 
+    /// Where the first socket is; the kernel has chosen the port when 0 was asked for.
+    pub(crate) fn local_address(&self) -> io::Result<SocketAddr> {
+        let address = self.sockets[0].local_addr()?.as_socket();
+        address.ok_or_else(|| io::Error::other("a listening socket has no address"))
+    }
+
     pub(crate) fn listen(&self) -> io::Result<()> {
         self.sockets.iter().try_for_each(|socket| socket.listen(BACKLOG))
     }

@@ -9,7 +9,7 @@
 use std::{
     future::{Future, poll_fn},
     io,
-    net::Shutdown,
+    net::{IpAddr, Shutdown},
     ops::Range,
     os::fd::AsFd,
     pin::pin,
@@ -19,25 +19,44 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use socket2::SockRef;
+use http::Method;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{io::Interest, net::TcpStream};
 
 use crate::{
-    clock::Timer,
-    connect::{Attempts, Unreachable},
+    clock::{Expired, NEVER, Timer},
+    connect::{Attempts, Outcome, Unreachable},
+    edge::Client,
     generation::{LocalServing, Pin},
     metrics::{AppCells, Count},
     pipe::Pipe,
     pool::InFlight,
+    proxy_protocol::{self, ProxyVersion},
+    relay,
     session::{Admitted, End, reset_on_close},
+    stream::Stream,
+    upstream::key,
     worker::Worker,
 };
 
 /// A splice that moved less is the end of bulk. Half of a full buffer, which is its beginning, so that
 /// a stream in between does not change its mind at every read.
 const BULK_BYTES_MIN: usize = crate::buffers::BUFFER_BYTES / 2;
+/// A session that lasts longer is worth the system calls that set its keep-alive, four of them. Far below
+/// the seconds after which the first probe is due.
+const SETTLED: Duration = Duration::from_secs(1);
 /// Bytes that one direction moves before others get their turn: about a third of a millisecond.
 const TURN_BYTES: u64 = 1024 * 1024;
+
+/// What is known of a session before it begins, where something had to be learned first.
+pub(crate) struct Before {
+    pub(crate) timer: Rc<Timer>,
+    pub(crate) client: Client,
+    /// What the client asked for in its TLS hello.
+    pub(crate) name: Option<String>,
+    /// What was read of the client already.
+    pub(crate) read: Bytes,
+}
 
 /// Serves one accepted connection to its end.
 pub(crate) async fn serve(
@@ -47,7 +66,8 @@ pub(crate) async fn serve(
     mut admitted: Admitted,
 ) {
     let timer = worker.clock.timer();
-    let session = match connect(&worker, serving, &timer).await {
+    let peer = || client.peer_addr().ok().map(|peer| peer.ip());
+    let session = match connect(&worker, serving, &timer, None, &peer).await {
         Ok(session) => session,
         Err(end) => {
             reset_on_close(&client);
@@ -55,19 +75,66 @@ pub(crate) async fn serve(
             return;
         }
     };
-    let streams = Streams { client, upstream: session.upstream };
-    let first = [Bytes::new(), Bytes::new()];
-    let end = join(&worker, &timer, &streams, session.idle, &session.cells, first).await;
+    admitted.reached();
+    let header = session.send_proxy.map(|version| proxy_header(&worker, version, &client, None));
+    let first = [header.unwrap_or_default(), Bytes::new()];
+    let keepalive = session.in_flight.0.settings.keepalive();
+    let end = match session.upstream {
+        Stream::Plain(upstream) => {
+            let streams = Streams { client, upstream };
+            let late = Some(Late { keepalive });
+            carry(&worker, &timer, &streams, session.idle, &session.cells, first, late).await
+        }
+        upstream @ Stream::Tls(_) => {
+            Late { keepalive }.set(upstream.tcp());
+            relay::join(&worker, &timer, client.into(), upstream, session.idle, &session.cells, first).await
+        }
+    };
+    admitted.end(end);
+}
+
+/// The same for one that was looked at.
+pub(crate) async fn serve_known(
+    worker: Rc<Worker>,
+    serving: Rc<LocalServing>,
+    client: Stream,
+    before: Before,
+    mut admitted: Admitted,
+) {
+    let Before { timer, read, .. } = &before;
+    let session =
+        match connect(&worker, serving, timer, before.name.as_deref(), &|| Some(before.client.peer.ip()))
+            .await
+        {
+            Ok(session) => session,
+            Err(end) => {
+                reset_on_close(client.tcp());
+                admitted.end(end);
+                return;
+            }
+        };
+    let Session { upstream, idle, cells, send_proxy, in_flight, _pin, _active } = session;
+    Late { keepalive: in_flight.0.settings.keepalive() }.set(upstream.tcp());
+    let to_upstream = match send_proxy {
+        None => read.clone(),
+        Some(version) => {
+            let header = proxy_header(&worker, version, client.tcp(), Some(&before.client));
+            [header, read.clone()].concat().into()
+        }
+    };
+    let first = [to_upstream, Bytes::new()];
+    let end = relay::join(&worker, timer, client, upstream, idle, &cells, first).await;
     admitted.end(end);
 }
 
 /// What a running session keeps of its generation: a pin, and nothing that is large.
 struct Session {
-    upstream: TcpStream,
+    upstream: Stream,
     idle: Duration,
     cells: Rc<AppCells>,
+    send_proxy: Option<ProxyVersion>,
     _pin: Pin,
-    _in_flight: InFlight,
+    in_flight: InFlight,
     _active: Active,
 }
 
@@ -87,32 +154,82 @@ impl Drop for Active {
     }
 }
 
-async fn connect(worker: &Worker, serving: Rc<LocalServing>, timer: &Rc<Timer>) -> Result<Session, End> {
+async fn connect(
+    worker: &Worker,
+    serving: Rc<LocalServing>,
+    timer: &Rc<Timer>,
+    name: Option<&str>,
+    peer: &dyn Fn() -> Option<IpAddr>,
+) -> Result<Session, End> {
     let local = &serving.local;
     let pin = local.pins.pin();
     timer.uses(pin.generation());
     let timeouts = &local.generation.config.timeouts;
-    let pool = local.generation.default_pool.map(|pool| &local.pools[pool]);
+    let pool = match name {
+        Some(name) => local.generation.router.route(name, "/", &Method::CONNECT).map(|route| route.pool),
+        None => local.generation.default_pool,
+    };
+    let pool = pool.map(|pool| &local.pools[pool]);
     let Some(pool) = pool else { return Err(no_target(&local.cells)) };
-    let mut attempts = Attempts::new(worker, pool, worker.clock.after(timeouts.connect));
+    let key = pool.hash_on().and_then(|_whatever| peer()).map(key::of_client);
+    let deadline = worker.clock.after(timeouts.connect);
+    let mut attempts = Attempts::for_session(worker, pool, key, deadline);
     let Some(mut chosen) = attempts.choose(worker) else { return Err(no_target(&local.cells)) };
     match attempts.connect(worker, timer, &mut chosen).await {
-        Ok(upstream) => Ok(Session {
-            upstream,
-            idle: timeouts.tcp_idle,
-            cells: Rc::clone(&local.cells),
-            _active: Active::new(&local.cells),
-            _pin: pin,
-            _in_flight: chosen.in_flight,
-        }),
+        Ok(upstream) => {
+            attempts.report(worker, &chosen, Outcome::Served);
+            Ok(Session {
+                upstream,
+                idle: timeouts.tcp_idle,
+                cells: Rc::clone(&local.cells),
+                send_proxy: pool.config.send_proxy,
+                _active: Active::new(&local.cells),
+                _pin: pin,
+                in_flight: chosen.in_flight,
+            })
+        }
         Err(Unreachable::Cut) => Err(End::Cut),
         Err(Unreachable::Failed | Unreachable::Timeout) => Err(End::NoTarget),
     }
 }
 
+/// What the endpoint is told of the client before its first byte.
+pub(crate) fn proxy_header(
+    worker: &Worker,
+    version: ProxyVersion,
+    stream: &TcpStream,
+    client: Option<&Client>,
+) -> Bytes {
+    let peer = client.map(|client| client.peer).or_else(|| stream.peer_addr().ok());
+    let local = client.and_then(|client| client.local).or_else(|| stream.local_addr().ok());
+    let tls = client.and_then(|client| client.tls.as_ref());
+    let id = format!("{:016x}{:016x}", worker.random(), worker.random());
+    let about = proxy_protocol::About {
+        alpn: tls.and_then(|tls| tls.alpn.as_deref()),
+        authority: tls.and_then(|tls| tls.name.as_deref()),
+        unique_id: Some(id.as_bytes()),
+        received: client.map_or(&[], |client| &client.tlvs),
+    };
+    proxy_protocol::write(version, peer.zip(local), &about).into()
+}
+
 fn no_target(cells: &AppCells) -> End {
     cells.rejected_no_target.one();
     End::NoTarget
+}
+
+/// What an upstream socket gets only once its session has lasted [`SETTLED`].
+struct Late {
+    keepalive: Option<TcpKeepalive>,
+}
+
+impl Late {
+    fn set(&self, upstream: &TcpStream) {
+        let Some(keepalive) = &self.keepalive else { return };
+        if let Err(error) = SockRef::from(upstream).set_tcp_keepalive(keepalive) {
+            tracing::debug!(%error, "set keep-alive");
+        }
+    }
 }
 
 /// Two connections that belong together.
@@ -131,10 +248,29 @@ pub(crate) async fn join(
     cells: &AppCells,
     first: [Bytes; 2],
 ) -> End {
+    carry(worker, timer, streams, idle, cells, first, None).await
+}
+
+/// [`join`], with `late` options to be set on the upstream socket.
+async fn carry(
+    worker: &Worker,
+    timer: &Rc<Timer>,
+    streams: &Streams,
+    idle: Duration,
+    cells: &AppCells,
+    first: [Bytes; 2],
+    late: Option<Late>,
+) -> End {
     let [to_upstream, to_client] = first;
+    // What this proxy says before the client has said anything.
+    let preface = to_upstream.len() as u64;
+    let mut has_begun = false;
     let mut up = Half::new(to_upstream, &cells.received_client, &cells.sent_upstream);
     let mut down = Half::new(to_client, &cells.received_upstream, &cells.sent_client);
-    worker.clock.set(timer, worker.clock.after(idle));
+    up.is_delayed = late.is_some();
+    let mut late_at = if late.is_some() { worker.clock.after(SETTLED) } else { NEVER };
+    let mut idle_at = worker.clock.after(idle);
+    worker.clock.set(timer, idle_at.min(late_at));
     let Streams { client, upstream } = streams;
     // A side that has said all it will say is not read any more, so without these its reset would
     // go unnoticed while the other direction is idle.
@@ -155,9 +291,21 @@ pub(crate) async fn join(
             return Poll::Ready(End::Reset);
         }
         if up.moved + down.moved != before {
-            worker.clock.set(timer, worker.clock.after(idle));
+            if !has_begun && up.moved > preface {
+                has_begun = true;
+                cells.begun.one();
+            }
+            idle_at = worker.clock.after(idle);
+            worker.clock.set(timer, idle_at.min(late_at));
         }
-        worker.clock.poll_expired(timer, cx).map(End::from)
+        let expired = ready!(worker.clock.poll_expired(timer, cx));
+        if expired == Expired::Deadline && worker.clock.now() < idle_at {
+            late_at = NEVER;
+            late.iter().for_each(|late| late.set(upstream));
+            worker.clock.set(timer, idle_at);
+            return worker.clock.poll_expired(timer, cx).map(End::from);
+        }
+        Poll::Ready(End::from(expired))
     })
     .await;
     up.free(worker);
@@ -178,6 +326,9 @@ struct Half<'a> {
     /// The same. Nothing is read while the buffer, the pipe or `first` have bytes, so never two do.
     pipe: Option<Pipe>,
     is_bulk: bool,
+    /// The target collects small writes as long as one is unacknowledged (RFC 1122 §4.2.3.4), which does
+    /// not concern the first: many sessions have no other.
+    is_delayed: bool,
     phase: Phase,
     moved: u64,
     received: &'a Count,
@@ -200,6 +351,7 @@ impl<'a> Half<'a> {
             filled: 0..0,
             pipe: None,
             is_bulk: false,
+            is_delayed: false,
             phase: Phase::Open,
             moved: 0,
             received,
@@ -289,6 +441,10 @@ impl<'a> Half<'a> {
     fn write(&mut self, cx: &mut Context<'_>, to: &TcpStream) -> Poll<io::Result<()>> {
         while self.has_bytes() {
             ready!(to.poll_write_ready(cx))?;
+            if self.is_delayed && self.moved > 0 {
+                to.set_nodelay(true)?;
+                self.is_delayed = false;
+            }
             match self.try_write(to) {
                 Ok(n) => {
                     self.moved += n as u64;

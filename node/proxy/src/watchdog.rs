@@ -16,6 +16,8 @@ struct Seen {
     beat: u64,
     since: Instant,
     is_reported: bool,
+    /// Looks in a row that saw no beat.
+    looks: u32,
 }
 
 impl Watchdog {
@@ -24,17 +26,26 @@ impl Watchdog {
         let mut stalled = Vec::new();
         for (worker, beat) in beats.enumerate() {
             if self.0.len() == worker {
-                self.0.push(Seen { beat, since: now, is_reported: false });
+                self.0.push(Seen { beat, since: now, is_reported: false, looks: 0 });
             }
             let seen = &mut self.0[worker];
             if seen.beat != beat {
-                *seen = Seen { beat, since: now, is_reported: false };
-            } else if !seen.is_reported && now.duration_since(seen.since) >= STALL {
+                *seen = Seen { beat, since: now, is_reported: false, looks: 0 };
+                continue;
+            }
+            seen.looks += 1;
+            if !seen.is_reported && now.duration_since(seen.since) >= STALL {
                 seen.is_reported = true;
                 stalled.push(worker);
             }
         }
         stalled
+    }
+
+    /// How often in a row the worker that has stood still for longest was seen so. Counted in looks and
+    /// not in time: a process that was stopped as a whole has missed no look.
+    pub(crate) fn looks(&self) -> u32 {
+        self.0.iter().map(|seen| seen.looks).max().unwrap_or_default()
     }
 }
 

@@ -5,17 +5,18 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     io,
     rc::{Rc, Weak},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     thread,
     time::Duration,
 };
 
+use metrics::Counter;
 use tokio::{
     sync::{mpsc, oneshot},
     task::LocalSet,
@@ -25,15 +26,17 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     admission::Admission,
-    buffers::Buffers,
-    clock::{Clock, TICK},
+    buffers::{Buffers, Spares},
+    clock::{Clock, TICK, millis},
     config::PoolConfig,
     generation::{EndpointTable, Generation, LocalGeneration, Slot},
+    http::{date::Date, forward::Parts},
     listener::Listeners,
     metrics::{AppCells, LimitCells, Registry, TargetCells},
     pipe::Pipes,
     pool::{LocalEndpoint, Settings},
     socket::PortSockets,
+    tls::upstream::Transport,
     upstream::{Endpoint, balance::Strategies},
 };
 
@@ -42,6 +45,9 @@ use crate::{
 const COMMANDS_MAX: usize = 1 << 18;
 /// Ticks between two rounds of upkeep: metrics, idle connections, leftovers.
 const UPKEEP_TICKS: u32 = 5;
+/// A connection that is asked to go and says nothing for this long is closed. Long enough for a client
+/// that is in the middle of a page to be told by a response instead.
+const IDLE_WHILE_LEAVING: Duration = Duration::from_secs(5);
 
 /// What the control side asks of a worker.
 pub(crate) enum Command {
@@ -51,12 +57,18 @@ pub(crate) enum Command {
     Close { slot: u64, done: oneshot::Sender<()> },
     /// End everything that still uses a generation.
     Cut { generation: u64 },
+    /// Clients are asked to go, one after the other over this time; `None`: not any more.
+    Leave { over: Option<Duration> },
     /// The node stops: everybody who waits looks at what that means for them.
     Stop,
     /// End everything.
     CutAll,
     /// Leave the thread.
     Exit,
+    /// Say for which slots this worker accepts.
+    Audit { answer: oneshot::Sender<BTreeSet<u64>> },
+    /// Stand still, for tests of the watchdog.
+    Stall { time: Duration },
     /// Make the accept task of a port panic, for tests of its restart.
     Fail { slot: u64 },
 }
@@ -71,6 +83,37 @@ pub(crate) struct Shared {
     /// Per worker, milliseconds of its clock at its last tick.
     pub(crate) heartbeats: Vec<AtomicU64>,
     pub(crate) listener_restarts: AtomicU64,
+    pub(crate) begun: Begun,
+}
+
+/// Per app, the requests and sessions that all workers have seen begin.
+#[derive(Default)]
+pub(crate) struct Begun(Mutex<HashMap<Arc<str>, Arc<AtomicU64>>>);
+
+impl Begun {
+    fn of(&self, app: &Arc<str>) -> Arc<AtomicU64> {
+        let mut apps = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(apps.entry(Arc::clone(app)).or_default())
+    }
+
+    pub(crate) fn count(&self, app: &Arc<str>) -> u64 {
+        self.of(app).load(Relaxed)
+    }
+
+    /// Apps that are gone are forgotten.
+    pub(crate) fn retain(&self, is_there: impl Fn(&str) -> bool) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|app, count| is_there(app) || Arc::strong_count(count) > 1);
+    }
+}
+
+/// Clients are asked to go: since when, by the worker's clock, and over how many milliseconds.
+#[derive(Clone, Copy)]
+struct Leaving {
+    since: u64,
+    over: u64,
 }
 
 /// The state of one traffic thread. Lives on that thread only.
@@ -80,10 +123,13 @@ pub(crate) struct Worker {
     pub(crate) clock: Clock,
     pub(crate) buffers: Buffers,
     pub(crate) pipes: Pipes,
+    pub(crate) exchanges: Spares<Parts>,
+    pub(crate) date: Date,
     pub(crate) limits: Rc<LimitCells>,
     pub(crate) registry: Registry,
     /// Sessions and connections.
     pub(crate) tasks: TaskTracker,
+    leaving: Cell<Option<Leaving>>,
     random: Cell<u64>,
     apps: RefCell<HashMap<Arc<str>, Weak<AppCells>>>,
     generations: RefCell<HashMap<u64, Weak<LocalGeneration>>>,
@@ -121,16 +167,20 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::Receiver<Command>) {
                 Some(Command::Listen { slot, sockets }) => listeners.listen(slot, sockets),
                 Some(Command::Close { slot, done }) => listeners.close(slot, done),
                 Some(Command::Cut { generation }) => worker.clock.cut(generation),
+                Some(Command::Leave { over }) => worker.leave(over),
                 Some(Command::Stop) => worker.clock.wake_all(),
                 Some(Command::CutAll) => worker.clock.cut_all(),
                 Some(Command::Fail { slot }) => listeners.fail(slot),
+                // Nobody waits any more when the one who asked has given up.
+                Some(Command::Audit { answer }) => drop(answer.send(listeners.accepting())),
+                Some(Command::Stall { time }) => stall(time),
                 Some(Command::Exit) | None => break,
             },
             now = tick.tick() => {
                 worker.tick(now);
                 upkeep = (upkeep + 1) % UPKEEP_TICKS;
                 if upkeep == 0 {
-                    listeners.refresh();
+                    listeners.forget_old();
                     worker.upkeep();
                 }
             }
@@ -149,9 +199,12 @@ impl Worker {
             clock: Clock::new(),
             buffers: Buffers::default(),
             pipes: Pipes::default(),
+            exchanges: Spares::default(),
+            date: Date::default(),
             limits: registry.add(LimitCells::new()),
             registry,
             tasks: TaskTracker::new(),
+            leaving: Cell::new(None),
             random: Cell::new(seed_of(index)),
             apps: RefCell::default(),
             generations: RefCell::default(),
@@ -170,6 +223,26 @@ impl Worker {
         x.wrapping_mul(0x2545_F491_4F6C_DD1D)
     }
 
+    /// Whether the connection with this lot, 0 to 65535, is asked to go by now.
+    pub(crate) fn asks_to_go(&self, lot: u16) -> bool {
+        let due = |leaving: Leaving| {
+            let after = leaving.over.saturating_mul(u64::from(lot)) >> 16;
+            self.clock.now() >= leaving.since.saturating_add(after)
+        };
+        self.is_stopping() || self.leaving.get().is_some_and(due)
+    }
+
+    /// How long a connection that is asked to go may be idle.
+    pub(crate) fn idle_while_going(&self) -> Duration {
+        self.idle_while_stopping().unwrap_or(IDLE_WHILE_LEAVING)
+    }
+
+    fn leave(&self, over: Option<Duration>) {
+        let since = self.clock.now();
+        self.leaving.set(over.map(|over| Leaving { since, over: millis(over) }));
+        self.clock.wake_all();
+    }
+
     pub(crate) fn is_stopping(&self) -> bool {
         self.shared.stopping.load(Relaxed) != 0
     }
@@ -186,7 +259,8 @@ impl Worker {
         if let Some(known) = apps.get(app).and_then(Weak::upgrade) {
             return known;
         }
-        let cells = self.registry.add(AppCells::new(app));
+        let begun = Counter::from_arc(self.shared.begun.of(app));
+        let cells = self.registry.add(AppCells::new(app, begun));
         apps.insert(Arc::clone(app), Rc::downgrade(&cells));
         cells
     }
@@ -205,15 +279,22 @@ impl Worker {
         app: &Arc<str>,
         endpoint: &Endpoint,
         config: &PoolConfig,
+        transport: Option<&Arc<Transport>>,
     ) -> Rc<LocalEndpoint> {
-        let settings = Settings::of(config);
+        let settings = Settings::of(config, transport);
         let mut table = self.endpoints.borrow_mut();
         let endpoints = table.entry(Arc::clone(app)).or_default();
         if let Some(known) = endpoints.find(endpoint.address, &settings) {
             return known;
         }
         let load = self.registry.add(TargetCells::new(app, &endpoint.target));
-        let fresh = Rc::new(LocalEndpoint::new(endpoint.address, settings, self.app_cells(app), load));
+        let fresh = Rc::new(LocalEndpoint::new(
+            endpoint.address,
+            settings,
+            self.app_cells(app),
+            load,
+            Arc::clone(&endpoint.target),
+        ));
         endpoints.add(&fresh);
         fresh
     }
@@ -224,6 +305,13 @@ impl Worker {
     }
 
     fn upkeep(&self) {
+        // Idle connections whose lot has come up in the meantime look at what that means for them.
+        let grace = UPKEEP_TICKS * 2 * 100;
+        if let Some(Leaving { since, over }) = self.leaving.get()
+            && self.clock.now() <= since.saturating_add(over).saturating_add(u64::from(grace))
+        {
+            self.clock.wake_all();
+        }
         self.registry.flush();
         self.pipes.try_again();
         self.generations.borrow_mut().retain(|_, generation| generation.strong_count() > 0);
@@ -234,6 +322,11 @@ impl Worker {
             !endpoints.is_empty()
         });
     }
+}
+
+#[allow(clippy::disallowed_methods, reason = "it is asked to be the thread that does what none may do")]
+fn stall(time: Duration) {
+    thread::sleep(time);
 }
 
 /// Different on each worker and at each start, and never 0, where the generator would stay.

@@ -1,28 +1,40 @@
 //! From a configuration to a generation: everything that can be wrong with it is found here.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
 };
 
+use sha2::{Digest as _, Sha256};
+
 use super::{PrepareError, keys};
 use crate::{
     admission::Gate,
-    config::{AppConfig, PoolConfig, Protocol},
+    config::{AppConfig, PoolConfig, Protocol, ProxyProtocol, UpstreamProtocol},
+    edge::{Edge, Visitors},
     generation::{Generation, Pins, Pool},
     http::route::Router,
-    upstream::{Upstream, balance::Strategies},
+    tally::Tallies,
+    tls::upstream::Transport,
+    upstream::{Place, Upstream, balance::Strategies},
 };
 
 /// The pool that TCP sessions, and requests no route claims, go to.
 const DEFAULT_POOL: &str = "default";
+/// Of the canonical form. A spec of the longest size there is takes about a quarter of it.
+const COMPILED_BYTES_MAX: usize = 16 << 20;
 
 /// What compiling needs from outside.
 pub(crate) struct Compiler<'a> {
     pub(crate) workers: usize,
     pub(crate) strategies: &'a Strategies,
+    /// Where this proxy stands.
+    pub(crate) zone: Option<&'a str>,
     /// Where resolving and checking runs.
     pub(crate) tasks: &'a TaskTracker,
     pub(crate) runtime: &'a tokio::runtime::Handle,
@@ -33,61 +45,126 @@ pub(crate) struct Compiler<'a> {
 pub(crate) struct Running {
     name: String,
     config: Arc<PoolConfig>,
+    transport: Option<Arc<Transport>>,
     upstream: Arc<Upstream>,
     /// The last generation that lets go ends the tasks.
     _stop: DropGuard,
 }
 
+/// A configuration in which nothing is wrong, and what was computed from it. Nothing of it is known to
+/// the proxy yet.
+#[derive(Clone)]
+pub struct Compiled {
+    pub(crate) config: AppConfig,
+    pub(crate) router: Arc<Router>,
+    pub(crate) digest: [u8; 32],
+}
+
+impl Compiled {
+    /// What [`super::GenerationStatus::digest`] is where exactly this is served.
+    pub fn digest(&self) -> [u8; 32] {
+        self.digest
+    }
+}
+
 /// Finds what is wrong without changing anything.
-pub(crate) fn check(config: &AppConfig, compiler: &Compiler<'_>) -> Result<(), PrepareError> {
+pub(crate) fn check(config: AppConfig, strategies: &Strategies) -> Result<Compiled, PrepareError> {
     let invalid = |reason: String| Err(PrepareError::Invalid(reason));
     let mut seen = BTreeSet::new();
-    if let Some((_, port)) = keys(config).find(|key| !seen.insert(*key)) {
+    if let Some((_, port)) = keys(&config).find(|key| !seen.insert(*key)) {
         return invalid(format!("port {port} is named twice"));
     }
     if let Some(port) = config.ports.iter().find(|port| port.port == 0) {
         return invalid(format!("port 0 of {} is not a port to listen on", port.address));
     }
-    let is_tcp = config.ports.iter().any(|port| port.protocol == Protocol::Tcp);
-    if is_tcp && !config.pools.contains_key(DEFAULT_POOL) {
+    let has_tcp = config.ports.iter().any(|port| port.protocol == Protocol::Tcp);
+    let has_http = config.ports.iter().any(|port| port.protocol == Protocol::Http);
+    let routes_by_name = !has_http && !config.routes.is_empty();
+    if has_tcp && !routes_by_name && !config.pools.contains_key(DEFAULT_POOL) {
         return invalid(format!("a TCP port needs the pool `{DEFAULT_POOL}`"));
     }
-    for (name, pool) in &config.pools {
-        if compiler.strategies.get(&pool.balance).is_none() {
-            return invalid(format!("pool `{name}`: there is no balance strategy `{}`", pool.balance));
+    for port in &config.ports {
+        if port.proxy_protocol != ProxyProtocol::Off && port.trusted_proxies.is_empty() {
+            return invalid(format!("port {} takes PROXY headers from nobody", port.port));
         }
     }
-    router(config).map(drop).map_err(PrepareError::Invalid)
+    for (name, pool) in &config.pools {
+        if pool.send_proxy.is_some() && (has_http || pool.tls.is_some()) {
+            return invalid(format!("pool `{name}`: PROXY headers are sent for TCP ports, and in the clear"));
+        }
+        if pool.protocol == UpstreamProtocol::Http2 && has_tcp {
+            return invalid(format!("pool `{name}`: HTTP/2 is for HTTP ports"));
+        }
+        let strategy = &pool.balance.strategy;
+        if strategies.get(strategy).is_none() {
+            return invalid(format!("pool `{name}`: there is no balance strategy `{strategy}`"));
+        }
+    }
+    let (digest, bytes) = digest(&config);
+    if bytes > COMPILED_BYTES_MAX {
+        return invalid(format!("it is {bytes} bytes long, and at most {COMPILED_BYTES_MAX} are served"));
+    }
+    let router = Arc::new(router(&config).map_err(PrepareError::Invalid)?);
+    Ok(Compiled { config, router, digest })
+}
+
+/// SHA-256 of everything that a generation does. Every field is in its `Debug` form, so that none can
+/// be forgotten, and all maps are sorted. The form may change with the version of the program: nodes
+/// compare what they serve with what they compiled themselves, never with each other.
+fn digest(config: &AppConfig) -> ([u8; 32], usize) {
+    struct Sink(Sha256, usize);
+    impl std::fmt::Write for Sink {
+        fn write_str(&mut self, text: &str) -> std::fmt::Result {
+            self.0.update(text);
+            self.1 += text.len();
+            Ok(())
+        }
+    }
+    let mut sink = Sink(Sha256::new(), 0);
+    std::fmt::write(&mut sink, format_args!("{config:?}")).expect("a hash takes any text");
+    (sink.0.finalize().into(), sink.1)
 }
 
 /// Makes the generation `uid` and starts those of its pools that no other generation runs already.
 pub(crate) fn compile(
     uid: u64,
-    config: &AppConfig,
+    compiled: &Compiled,
     gate: &Arc<Gate>,
     known: &[Arc<Running>],
+    edges: Vec<Option<Arc<Edge>>>,
+    visitors: Option<Arc<Visitors>>,
     compiler: &Compiler<'_>,
 ) -> Result<(Arc<Generation>, Vec<Arc<Running>>), String> {
-    let router = router(config)?;
+    let Compiled { config, router, digest } = compiled;
     let running: Vec<Arc<Running>> = config
         .pools
         .iter()
         .map(|(name, pool)| {
             let same = known.iter().find(|known| known.name == *name && *known.config == *pool);
-            same.cloned().unwrap_or_else(|| Arc::new(start(config, name, pool, compiler)))
+            match same {
+                Some(same) => Ok(Arc::clone(same)),
+                None => start(config, name, pool, compiler).map(Arc::new),
+            }
         })
-        .collect();
-    let pools = running
-        .iter()
-        .map(|running| Pool { upstream: Arc::clone(&running.upstream), config: Arc::clone(&running.config) });
+        .collect::<Result<_, _>>()?;
+    let pools = running.iter().map(|running| Pool {
+        name: running.name.as_str().into(),
+        upstream: Arc::clone(&running.upstream),
+        config: Arc::clone(&running.config),
+        transport: running.transport.clone(),
+    });
     let generation = Generation {
         uid,
-        config: config.clone(),
-        router,
+        config: AppConfig { pools: BTreeMap::new(), ..config.clone() },
+        router: Arc::clone(router),
+        digest: *digest,
         pools: pools.collect(),
         default_pool: config.pools.keys().position(|name| name == DEFAULT_POOL),
         pins: Arc::new(Pins::new(compiler.workers)),
+        tallies: Arc::new(Tallies::new(compiler.workers)),
         gate: Arc::clone(gate),
+        visitors,
+        edges,
     };
     Ok((Arc::new(generation), running))
 }
@@ -97,11 +174,21 @@ fn router(config: &AppConfig) -> Result<Router, String> {
     Router::compile(&config.routes, &pools).map_err(|error| error.to_string())
 }
 
-fn start(config: &AppConfig, name: &str, pool: &PoolConfig, compiler: &Compiler<'_>) -> Running {
+fn start(
+    config: &AppConfig,
+    name: &str,
+    pool: &PoolConfig,
+    compiler: &Compiler<'_>,
+) -> Result<Running, String> {
+    let has_http = config.ports.iter().any(|port| port.protocol == Protocol::Http);
+    let transport = Transport::compile(pool, has_http).map_err(|error| format!("pool `{name}`: {error}"))?;
     let stop = CancellationToken::new();
     let upstream = {
         let _inside = compiler.runtime.enter();
-        Upstream::start(pool, &config.app, name, compiler.tasks, stop.clone(), Arc::clone(&compiler.changed))
+        let place = Place { app: &config.app, pool: name, zone: compiler.zone, workers: compiler.workers };
+        let layout = compiler.strategies.layout(&pool.balance.strategy);
+        Upstream::start(pool, place, layout, compiler.tasks, stop.clone(), Arc::clone(&compiler.changed))
     };
-    Running { name: name.to_owned(), config: Arc::new(pool.clone()), upstream, _stop: stop.drop_guard() }
+    let config = Arc::new(pool.clone());
+    Ok(Running { name: name.to_owned(), config, transport, upstream, _stop: stop.drop_guard() })
 }

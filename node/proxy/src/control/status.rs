@@ -2,7 +2,7 @@
 
 use std::{io, net::IpAddr, sync::Arc, time::Duration};
 
-use crate::upstream::TargetStatus;
+use crate::{tally::Tally, upstream::TargetStatus};
 
 /// Where a generation stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,10 +23,15 @@ pub struct GenerationStatus {
     pub app: Arc<str>,
     pub generation: u64,
     pub phase: Phase,
+    /// The share of the clients that it takes: 100 where it serves alone, 0 where it does not serve.
+    pub percent: u8,
+    /// Of what was compiled; of a generation that serves, of what its ports really lead to.
+    pub digest: [u8; 32],
     pub ports: Vec<PortStatus>,
     pub targets: Vec<TargetStatus>,
     /// Sessions, requests and tunnels that still use it.
     pub pins: u64,
+    pub tally: Tally,
 }
 
 /// A port of a generation; missing from a status once it is closed.

@@ -28,7 +28,7 @@ impl Table {
     fn prepare(&mut self, config: &AppConfig) {
         let runtime = tokio::runtime::Handle::current();
         let compiler = compiler(&self.strategies, &self.tasks, &runtime);
-        self.state.prepare(config, &compiler).unwrap();
+        self.state.prepare(&check(config.clone(), &self.strategies).unwrap(), &compiler).unwrap();
         self.settle();
     }
 
@@ -66,7 +66,7 @@ fn compiler<'a>(
     tasks: &'a TaskTracker,
     runtime: &'a tokio::runtime::Handle,
 ) -> Compiler<'a> {
-    Compiler { workers: 1, strategies, tasks, runtime, changed: Arc::new(|| ()) }
+    Compiler { workers: 1, strategies, zone: None, tasks, runtime, changed: Arc::new(|| ()) }
 }
 
 fn config(app: &str) -> AppConfig {
@@ -153,7 +153,10 @@ async fn a_port_goes_from_one_app_to_another_without_closing_but_not_while_it_is
     let b = AppConfig { app: "b".into(), ..a.clone() };
     table.serve(&a);
     let runtime = tokio::runtime::Handle::current();
-    let refused = table.state.prepare(&b, &compiler(&table.strategies, &table.tasks, &runtime));
+    let refused = table.state.prepare(
+        &check(b.clone(), &table.strategies).unwrap(),
+        &compiler(&table.strategies, &table.tasks, &runtime),
+    );
     assert!(matches!(refused, Err(PrepareError::Invalid(why)) if why.contains("belongs to app `a`")));
     table.state.remove("a", 1, None).unwrap();
     table.settle();

@@ -1,97 +1,112 @@
-//! One request: choose, forward, answer.
+//! One request of a client: checked, routed, sent on by [`ask`], and answered.
+//!
+//! Both directions of it are driven by the one task of the connection. Nothing is allocated for a request: what it
+//! needs is lent by the worker as [`Parts`].
 
-use std::{
-    cell::Cell, convert::Infallible, future::poll_fn, pin::pin, rc::Rc, sync::atomic::Ordering::Relaxed,
-    task::Poll, time::Duration,
-};
+use std::{future::poll_fn, rc::Rc, task::Poll, time::Duration};
 
-use bytes::Bytes;
-use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request, response,
-};
-use http_body::Body as _;
-use hyper::body::Incoming;
+use http::Method;
 use tokio::time::Instant;
 
 use super::{
-    body::{BodyError, RequestBody, ResponseBody, Upload},
-    connection::{Connection, Phase, Tunnel},
-    headers,
-    link::{Link, poll_inner},
+    ask::{Answered, Front, Question, Upload, ask},
+    body::{Arriving, Encode, Framing, Incoming, MoveError, Outgoing, Source},
+    connection::{Client, Close, Connection, Tunnel},
+    deadline::Phase,
+    head::{Field, Head},
+    headers::{self, Onward, Outward, Seen},
     refusal::Refusal,
-    replay,
+    splice::{Moved, Splice},
 };
 use crate::{
     clock::Expired,
-    connect::Attempts,
+    config::HashOn,
     generation::{LocalServing, Pin},
-    metrics::AppCells,
-    pool::InFlight,
+    metrics::{AppCells, Count},
+    session::End,
+    upstream::key,
 };
 
-/// A request body that stands still for this long ends its request.
-const UPLOAD_IDLE: Duration = Duration::from_secs(30);
-/// An endpoint that ignores `Expect: 100-continue` gets the body after this (RFC 9110 §10.1.1).
-const EXPECT_WAIT: Duration = Duration::from_secs(1);
+/// What an unusually large message may leave allocated for the next one.
+const KEPT_BYTES_MAX: usize = 16 * 1024;
 
-/// A request from its head to the end of its response: counted, pinned, and its connection busy.
-pub(crate) struct Exchange {
-    connection: Rc<Connection>,
+/// What is needed for one exchange, and only while it lasts.
+#[derive(Default)]
+pub(crate) struct Parts {
+    pub(crate) request: Head,
+    response: Head,
+    /// The body of the request as it comes, and the request as it goes.
+    upload: Incoming,
+    up: Outgoing,
+    download: Incoming,
+    down: Outgoing,
+}
+
+impl Parts {
+    /// Makes them fit to be kept.
+    pub(crate) fn shrink(&mut self) {
+        self.request.shrink();
+        self.response.shrink();
+        self.up.shrink(KEPT_BYTES_MAX);
+        self.down.shrink(KEPT_BYTES_MAX);
+    }
+}
+
+/// How it goes on with the connection.
+pub(crate) enum Then {
+    Next,
+    Close(Close),
+}
+
+/// A request from its head to the end of its response: counted and pinned.
+struct Exchange {
     serving: Rc<LocalServing>,
     pin: Option<Pin>,
-    in_flight: Option<InFlight>,
-    upload: Option<Rc<Upload>>,
-    /// Forwarded, and the last one its client will send.
-    is_last: bool,
     start: Instant,
-    /// No part of the request may take longer than until then.
-    latest: u64,
+    /// From the start to the head of the response.
+    first_byte: Option<Duration>,
+    /// All of it, when that is known without asking for the time once more.
+    whole: Option<Duration>,
     route: Option<usize>,
-    status: Cell<StatusCode>,
+    status: u16,
+    /// The connection may carry no further request.
+    is_over: bool,
+    /// The client says that this is its last request.
+    is_last: bool,
+    is_head: bool,
+    upgrade: bool,
 }
 
 impl Exchange {
-    fn new(connection: Rc<Connection>) -> Exchange {
+    fn new<C: Client>(connection: &mut Connection<C>) -> Exchange {
         let serving = connection.choose();
         let local = &serving.local;
         let pin = local.pins.pin();
         local.cells.in_flight.up();
-        connection.timer.uses(pin.generation());
-        let latest = connection.worker.clock.after(local.generation.config.timeouts.request);
+        connection.deadline.timer.uses(pin.generation());
+        connection.deadline.bound(connection.worker.clock.after(local.generation.config.timeouts.request));
+        let is_over = connection.next_request();
+        if is_over {
+            connection.worker.limits.requests_per_connection.one();
+        }
         Exchange {
-            connection,
             pin: Some(pin),
-            in_flight: None,
-            upload: None,
-            is_last: false,
             start: Instant::now(),
-            latest,
+            first_byte: None,
+            whole: None,
             route: None,
             // What is counted when the client goes away before it is answered (nginx's 499).
-            status: Cell::new(StatusCode::from_u16(499).expect("499 is a valid code")),
+            status: 499,
+            is_over,
+            is_last: false,
+            is_head: false,
+            upgrade: false,
             serving,
         }
     }
 
-    pub(crate) fn cells(&self) -> &AppCells {
+    fn cells(&self) -> &AppCells {
         &self.serving.local.cells
-    }
-
-    /// Gives the connection to the endpoint back, if it can carry another request.
-    pub(crate) fn release(&self, link: Link) {
-        self.connection.upload.take();
-        if let (Some(InFlight(endpoint)), true) = (&self.in_flight, link.is_idle()) {
-            endpoint.put(link, self.connection.worker.clock.now());
-        }
-    }
-
-    fn enter(&self, phase: Phase, window: Duration) {
-        self.connection.enter(phase, window, self.latest);
-    }
-
-    /// Whether everything the client announced has been read.
-    fn is_upload_finished(&self) -> bool {
-        self.upload.as_ref().is_none_or(|upload| upload.is_finished.get())
     }
 }
 
@@ -99,358 +114,463 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         let cells = &self.serving.local.cells;
         cells.in_flight.down();
-        cells.request_duration.record(self.start.elapsed());
-        if let Some(upload) = &self.upload {
-            cells.request_bytes.add(upload.bytes.get());
-        }
-        self.serving.cells.request(self.route, self.status.get());
-        if self.is_last && self.is_upload_finished() {
-            self.connection.hear_all();
-        }
-        self.connection.upload.take();
-        self.connection.enter_idle();
+        let took = self.whole.unwrap_or_else(|| self.start.elapsed());
+        cells.request_duration.record(took);
+        self.serving.local.tally.request(self.status, took);
+        self.serving.cells.request(self.route, self.status);
     }
 }
 
-/// Answers one request. Never fails: what cannot be forwarded is answered here.
-pub(crate) async fn forward(
-    connection: Rc<Connection>,
-    request: Request<Incoming>,
-) -> Result<Response<ResponseBody>, Infallible> {
-    let is_last = connection.next_request();
-    if is_last {
-        connection.worker.limits.requests_per_connection.one();
-    }
-    let mut exchange = Exchange::new(Rc::clone(&connection));
-    let mut response = match answer(&mut exchange, request).await {
-        Ok((parts, content)) => {
-            exchange.status.set(parts.status);
-            exchange.cells().first_byte.record(exchange.start.elapsed());
-            Response::from_parts(parts, content.into_body(exchange))
-        }
-        Err(refusal) => refuse(exchange, &refusal),
+/// What admission found out about a request.
+struct Admitted {
+    pool: usize,
+    key: Option<u64>,
+    body: Framing,
+    may_repeat: bool,
+    is_idempotent: bool,
+    expects: bool,
+}
+
+/// Answers the request whose head is in `parts`. What cannot be forwarded is answered here.
+pub(crate) async fn exchange<C: Client>(connection: &mut Connection<C>, parts: &mut Parts) -> Then {
+    let mut exchange = Exchange::new(connection);
+    parts.down.reset();
+    let refusal = match admit(connection, &mut exchange, parts) {
+        Ok(admitted) => match forward(connection, &mut exchange, parts, admitted).await {
+            Ok(then) => return then,
+            Err(refusal) => refusal,
+        },
+        Err(refusal) => refusal,
     };
-    // Asked now and not before: it may have changed while the endpoint took its time.
-    let must_close = is_last || connection.is_unwanted();
-    if must_close && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
-    Ok(response)
+    refuse(connection, &mut exchange, parts, &refusal).await
 }
 
-/// What a forwarded response carries.
-enum Answer {
-    Empty,
-    Stream(Incoming, Link),
-}
-
-impl Answer {
-    fn into_body(self, exchange: Exchange) -> ResponseBody {
-        match self {
-            Answer::Empty => ResponseBody::text(Bytes::new(), Some(exchange)),
-            Answer::Stream(incoming, link) => ResponseBody::stream(incoming, link, exchange),
-        }
-    }
-}
-
-fn refuse(exchange: Exchange, refusal: &Refusal) -> Response<ResponseBody> {
-    let (status, text) = refusal.answer();
-    exchange.status.set(status);
-    let close = refusal.ends_connection() || !exchange.is_upload_finished();
-    let idle = exchange.serving.local.generation.config.timeouts.idle;
-    exchange.enter(Phase::Body, idle);
-    let mut response = Response::new(ResponseBody::text(text, Some(exchange)));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-    if close {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
-    response
-}
-
-async fn answer(
+/// Checks a request, finds its pool, and writes its head as it goes on.
+fn admit<C: Client>(
+    connection: &Connection<C>,
     exchange: &mut Exchange,
-    request: Request<Incoming>,
-) -> Result<(response::Parts, Answer), Refusal> {
-    let (mut parts, incoming) = request.into_parts();
-    let upgrade = headers::is_upgrade(&parts.headers);
-    let holds = parts.headers.contains_key(header::UPGRADE);
-    let is_last = headers::is_last(&parts);
-    let result = match admit(exchange, &mut parts, &incoming, upgrade) {
-        Ok(pool) => exchange_with(exchange, pool, parts, incoming, upgrade).await,
-        Err(refusal) => Err(refusal),
-    };
-    let upgraded = matches!(&result, Ok((parts, _)) if parts.status == StatusCode::SWITCHING_PROTOCOLS);
-    exchange.is_last = is_last && result.is_ok();
-    if holds && !upgraded {
-        exchange.connection.resume();
-    }
-    result
-}
-
-/// Checks a request, finds its pool, and makes its head ready to forward.
-fn admit(
-    exchange: &mut Exchange,
-    parts: &mut request::Parts,
-    incoming: &Incoming,
-    upgrade: bool,
-) -> Result<usize, Refusal> {
-    let connection = &exchange.connection;
+    parts: &mut Parts,
+) -> Result<Admitted, Refusal> {
+    let Parts { request, upload, up, .. } = parts;
+    let limits = &connection.worker.limits;
     let generation = &exchange.serving.local.generation;
-    if !incoming.is_end_stream() {
-        let expects = expects_continue(&parts.headers);
-        exchange.upload = Some(Rc::new(Upload::new(generation.config.limits.max_body_bytes, expects)));
-    }
-    if let Err(bad) = headers::check_request(parts) {
-        connection.worker.limits.framing.one();
-        return Err(Refusal::Bad(bad));
-    }
     let max = generation.config.limits.max_body_bytes;
-    if max != 0 && incoming.size_hint().lower() > max {
-        connection.worker.limits.body_bytes.one();
+    let method = Method::from_bytes(request.method()).ok();
+    exchange.is_head = method == Some(Method::HEAD);
+    exchange.is_last = headers::is_last(request);
+    let checked = match &method {
+        Some(method) => headers::check_request(request, method),
+        None => Err(headers::BadRequest::Method),
+    };
+    let body = checked.map_err(|bad| {
+        limits.framing.one();
+        // Nothing is known to be left of it; the connection ends anyway.
+        upload.begin(Framing::Length(0), 0);
+        Refusal::Bad(bad)
+    })?;
+    upload.begin(body, max);
+    if max != 0 && matches!(body, Framing::Length(length) if length > max) {
+        limits.body_bytes.one();
         return Err(Refusal::TooLarge);
     }
-    let host = match parts.uri.authority() {
-        Some(authority) => authority.as_str(),
-        None => parts.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default(),
-    };
-    let route = generation.router.route(host, parts.uri.path(), &parts.method).ok_or(Refusal::NoRoute)?;
-    let (pool, route) = (route.pool, route.name.and_then(|name| generation.route_index(name)));
-    headers::sanitize_request(parts, &connection.seen, upgrade);
-    parts.version = Version::HTTP_11;
-    if exchange.upload.is_none() {
-        parts.headers.remove(header::EXPECT);
-    } else if incoming.size_hint().exact().is_none() {
-        // Without this hyper takes a GET with a body of unknown length for one without a body.
-        parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    let method = method.unwrap_or_default();
+    let route = generation.router.route(headers::host_of(request), request.path(), &method);
+    let route = route.ok_or(Refusal::NoRoute)?;
+    exchange.route = route.index;
+    exchange.upgrade = headers::is_upgrade(request);
+    let hash_on = exchange.serving.local.pools[route.pool].hash_on();
+    let key = hash_on.and_then(|on| key_of(on, &connection.seen, request));
+    let has_body = body != Framing::Length(0);
+    let expects = has_body && !request.is_http10() && headers::expects_continue(request);
+    headers::sanitize_request(request, &connection.seen, Onward { upgrade: exchange.upgrade, body });
+    let encode = if body == Framing::Chunked { Encode::Chunked } else { Encode::Plain };
+    up.reset();
+    let out = up.begin(encode);
+    request.write_request_line(out);
+    request.write_fields(out);
+    out.extend_from_slice(b"\r\n");
+    let is_idempotent = is_idempotent(&method);
+    Ok(Admitted {
+        pool: route.pool,
+        key,
+        body,
+        may_repeat: !has_body && is_idempotent,
+        is_idempotent,
+        expects,
+    })
+}
+
+/// What a request is known by to strategies that hash.
+fn key_of(on: &HashOn, seen: &Seen, request: &Head) -> Option<u64> {
+    match on {
+        HashOn::ClientIp => seen.client_address().map(key::of_client),
+        HashOn::Header(name) => fields(request, name).next().map(key::hash),
+        HashOn::Cookie(name) => key::cookie(fields(request, "cookie"), name).map(key::hash),
+        HashOn::Path => Some(key::hash(request.path().as_bytes())),
     }
-    exchange.route = route;
-    Ok(pool)
 }
 
-fn expects_continue(headers: &HeaderMap) -> bool {
-    headers.get(header::EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+fn fields<'a>(head: &'a Head, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+    let named = head.iter().filter(|field: &Field<'_>| field.name.eq_ignore_ascii_case(name.as_bytes()));
+    named.map(|field| field.value)
 }
 
-/// Finds an endpoint, sends the request there, and returns its response ready to forward.
-async fn exchange_with(
+/// Whether repeating a request does no more than sending it once (RFC 9110 §9.2.2).
+fn is_idempotent(method: &Method) -> bool {
+    matches!(
+        *method,
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE | Method::TRACE
+    )
+}
+
+/// Sends a request to an endpoint and its response to the client.
+async fn forward<C: Client>(
+    connection: &mut Connection<C>,
     exchange: &mut Exchange,
-    pool: usize,
-    parts: request::Parts,
-    incoming: Incoming,
-    upgrade: bool,
-) -> Result<(response::Parts, Answer), Refusal> {
-    let connection = Rc::clone(&exchange.connection);
+    parts: &mut Parts,
+    admitted: Admitted,
+) -> Result<Then, Refusal> {
     let serving = Rc::clone(&exchange.serving);
-    let timeouts = &serving.local.generation.config.timeouts;
-    let may_repeat = exchange.upload.is_none() && replay::is_idempotent(&parts.method);
-    let is_head = parts.method == Method::HEAD;
-    let mut request = Request::from_parts(
-        parts,
-        match &exchange.upload {
-            Some(upload) => RequestBody::new(incoming, upload),
-            None => RequestBody::empty(),
+    let worker = Rc::clone(&connection.worker);
+    let Connection { io, held, deadline, .. } = connection;
+    let Parts { request, response, upload, up, down, .. } = parts;
+    let mut front = Asking {
+        body: Arriving {
+            from: io,
+            held,
+            body: upload,
+            buffers: &worker.buffers,
+            received: &serving.local.cells.received_client,
         },
-    );
-    if let Some(wanted) = exchange.upload.as_ref().and_then(|upload| upload.wanted.clone()) {
-        hyper::ext::on_informational(&mut request, move |response| {
-            if response.status() == StatusCode::CONTINUE {
-                wanted.store(true, Relaxed);
-            }
-        });
-    }
-
-    exchange.enter(Phase::Upstream, timeouts.connect);
-    let deadline = connection.timer.deadline();
-    let mut attempts = Attempts::new(&connection.worker, &serving.local.pools[pool], deadline);
-    let mut chosen = attempts.choose(&connection.worker).ok_or(Refusal::NoTarget)?;
-    let mut pooled = poll_fn(|cx| Poll::Ready(chosen.in_flight.0.take(cx))).await;
-    let mut is_retry = false;
-    let (link, response) = loop {
-        let is_reused = pooled.is_some();
-        let link = match pooled.take() {
-            Some(link) => {
-                serving.local.cells.pool_hit.one();
-                link
-            }
-            None => {
-                let stream = attempts.connect(&connection.worker, &connection.timer, &mut chosen).await?;
-                serving.local.cells.pool_new.one();
-                Link::open(stream, &serving.local.cells).await.map_err(|_| Refusal::Upstream(BROKE_OFF))?
-            }
-        };
-        match send(exchange, &link, request, is_reused && may_repeat).await {
-            Ok(response) => break (link, response),
-            // The endpoint closed an idle connection while we wrote to it. Once, on a fresh one.
-            Err(Failure::Stale(again)) if is_reused && !is_retry => {
-                is_retry = true;
-                request = *again;
-            }
-            Err(failure) => {
-                if is_retry {
-                    serving.local.cells.retries_failed.one();
-                }
-                return Err(failure.into());
-            }
-        }
+        down,
+        sent: &serving.local.cells.sent_client,
+        is_http10: request.is_http10(),
     };
-    if is_retry {
-        serving.local.cells.retries_ok.one();
+    let question = Question {
+        pool: admitted.pool,
+        key: admitted.key,
+        up,
+        response,
+        has_body: admitted.body != Framing::Length(0),
+        may_repeat: admitted.may_repeat,
+        is_idempotent: admitted.is_idempotent,
+        expects: admitted.expects,
+    };
+    let result = ask(&worker, &serving, deadline, question, &mut front).await;
+    serving.local.cells.request_bytes.add(upload.bytes());
+    let answered = result?;
+    if response.status() == 101 {
+        return switch(connection, exchange, parts, answered).await;
     }
-    exchange.in_flight = Some(chosen.in_flight);
-    receive(exchange, link, response, is_head, upgrade).await
+    let reused = write_head(connection, exchange, parts, &answered)?;
+    Ok(stream(connection, exchange, parts, answered, reused).await)
 }
 
-const BROKE_OFF: &str = "the endpoint broke off\n";
-
-/// Why a sent request has no response.
-enum Failure {
-    /// Nothing of a response came, and this is the request again, for a fresh connection.
-    Stale(Box<Request<RequestBody>>),
-    BrokeOff,
-    Body(BodyError),
-    ResponseTimeout,
-    UploadTimeout,
-    Cut,
+/// What of a message outlives it.
+#[derive(Clone, Copy, Debug)]
+struct Reused {
+    /// The connection to the endpoint, as far as its response says.
+    link: bool,
+    client: bool,
 }
 
-impl From<Failure> for Refusal {
-    fn from(failure: Failure) -> Refusal {
-        match failure {
-            Failure::Stale(_) | Failure::BrokeOff | Failure::Body(BodyError::Upstream) => {
-                Refusal::Upstream(BROKE_OFF)
-            }
-            Failure::Body(BodyError::TooLarge) => Refusal::TooLarge,
-            Failure::Body(BodyError::Client) | Failure::Cut => Refusal::Gone,
-            Failure::ResponseTimeout => Refusal::ResponseTimeout,
-            Failure::UploadTimeout => Refusal::UploadTimeout,
+/// Makes the head of a response ready for the client. What becomes of both connections afterwards.
+fn write_head<C: Client>(
+    connection: &Connection<C>,
+    exchange: &mut Exchange,
+    parts: &mut Parts,
+    answered: &Answered,
+) -> Result<Reused, Refusal> {
+    let Parts { request, response, download, down, .. } = parts;
+    let bodiless = exchange.is_head || matches!(response.status(), 204 | 304);
+    let framing = headers::check_response(response, bodiless).map_err(Refusal::Upstream)?;
+    let has_length = matches!(framing, Framing::Length(_));
+    let is_http10 = request.is_http10();
+    // Asked now and not before: it may have changed while the endpoint took its time. A client that was never asked
+    // for its body leaves open where the next request begins.
+    let closes = exchange.is_over
+        || exchange.is_last
+        || connection.is_unwanted()
+        || answered.upload == Upload::Waiting
+        || is_http10 && !has_length;
+    let chunked = !has_length && !is_http10;
+    let link = !headers::is_last(response) && framing != Framing::UntilClose;
+    let date = connection.worker.date.at(connection.worker.clock.now());
+    let outward = Outward {
+        upgrade: false,
+        chunked,
+        connection: match (closes, is_http10) {
+            (true, _) => Some("close"),
+            (false, true) => Some("keep-alive"),
+            (false, false) => None,
+        },
+        date: &date,
+    };
+    headers::sanitize_response(response, &outward);
+    let out = down.begin(if chunked { Encode::Chunked } else { Encode::Plain });
+    response.write_status_line(is_http10, out);
+    response.write_fields(out);
+    out.extend_from_slice(b"\r\n");
+    download.begin(framing, 0);
+    exchange.status = response.status();
+    let first_byte = exchange.start.elapsed();
+    exchange.cells().first_byte.record(first_byte);
+    exchange.first_byte = Some(first_byte);
+    Ok(Reused { link, client: !closes })
+}
+
+/// Carries the response to the client, and what is left of the request to the endpoint.
+async fn stream<C: Client>(
+    connection: &mut Connection<C>,
+    exchange: &mut Exchange,
+    parts: &mut Parts,
+    mut answered: Answered,
+    reused: Reused,
+) -> Then {
+    let serving = Rc::clone(&exchange.serving);
+    let cells = &serving.local.cells;
+    let Connection { io, held, worker, deadline, .. } = connection;
+    let Parts { upload, up, download, down, .. } = parts;
+    deadline.enter(&worker.clock, Phase::Body, serving.local.generation.config.timeouts.idle);
+    let uploaded = upload.bytes();
+    let mut is_first = true;
+    let mut pipe = None;
+    let may_splice = io.plain().is_some() && answered.link.plain().is_some();
+    down.hand_over(may_splice);
+    // A response that broke off must not look complete; otherwise the client has gone.
+    let broke = |error| {
+        if matches!(error, MoveError::Source(_)) {
+            serving.local.tally.reset();
         }
-    }
-}
-
-/// Sends a request on `link` and waits for the head of its response.
-async fn send(
-    exchange: &Exchange,
-    link: &Link,
-    request: Request<RequestBody>,
-    keep: bool,
-) -> Result<Response<Incoming>, Failure> {
-    let timeouts = &exchange.serving.local.generation.config.timeouts;
-    let upload_idle = if timeouts.idle.is_zero() { UPLOAD_IDLE } else { timeouts.idle.min(UPLOAD_IDLE) };
-    let upload = exchange.upload.as_deref();
-    let mut is_uploading = upload.is_some_and(|upload| !upload.is_finished.get());
-    let mut waits = upload.is_some_and(|upload| !upload.is_wanted());
-    match upload {
-        Some(_) if waits => exchange.enter(Phase::Upstream, EXPECT_WAIT),
-        Some(_) => exchange.enter(Phase::Upload, upload_idle),
-        None => exchange.enter(Phase::Upstream, timeouts.response_header),
-    }
-    let mut response = pin!(link.send(request, keep));
-    poll_fn(|cx| {
-        loop {
-            let closed = link.poll_closed(cx);
-            match poll_inner(response.as_mut()) {
-                Poll::Ready(Ok(response)) => return Poll::Ready(Ok(response)),
-                Poll::Ready(Err(mut error)) => {
-                    return Poll::Ready(Err(failure(link, upload, error.take_message())));
-                }
-                Poll::Pending if closed.is_ready() => return Poll::Ready(Err(Failure::BrokeOff)),
+        End::Reset
+    };
+    let broken = poll_fn(|cx| {
+        let before = up.moved() + down.moved();
+        let mut arriving = Arriving {
+            from: &mut *io,
+            held: &mut *held,
+            body: &mut *upload,
+            buffers: &worker.buffers,
+            received: &cells.received_client,
+        };
+        if answered.upload == Upload::Going {
+            match up.poll_move(cx, &mut arriving, &mut answered.link.stream, &cells.sent_upstream) {
+                Poll::Ready(Ok(())) => answered.upload = Upload::Done,
+                Poll::Ready(Err(MoveError::Target)) => answered.upload = Upload::Broken,
+                Poll::Ready(Err(MoveError::Source(_))) => return Poll::Ready(Some(End::Reset)),
                 Poll::Pending => {}
             }
-            if is_uploading && exchange.is_upload_finished() {
-                is_uploading = false;
-                exchange.enter(Phase::Upstream, timeouts.response_header);
-            } else if waits && upload.is_some_and(Upload::is_wanted) {
-                waits = false;
-                exchange.enter(Phase::Upload, upload_idle);
+        }
+        loop {
+            // What is in a pipe comes before what is still to be read.
+            if pipe.is_none() {
+                let mut response = Arriving {
+                    from: &mut answered.link.stream,
+                    held: &mut answered.link.held,
+                    body: &mut *download,
+                    buffers: &worker.buffers,
+                    received: &cells.received_upstream,
+                };
+                match down.poll_move(cx, &mut response, &mut *io, &cells.sent_client) {
+                    Poll::Ready(Ok(())) if down.is_complete() => return Poll::Ready(None),
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(error)) => return Poll::Ready(Some(broke(error))),
+                    Poll::Pending => {
+                        down.hand_over(may_splice);
+                        break;
+                    }
+                }
             }
-            let Poll::Ready(expired) = exchange.connection.poll_expired(cx) else { return Poll::Pending };
-            match (expired, upload) {
-                (Expired::Cut, _) => return Poll::Ready(Err(Failure::Cut)),
-                (Expired::Deadline, Some(upload)) if waits => {
-                    waits = false;
-                    upload.want();
-                    exchange.enter(Phase::Upload, upload_idle);
-                }
-                (Expired::Deadline, _) if is_uploading => {
-                    exchange.connection.worker.limits.body_idle.one();
-                    return Poll::Ready(Err(Failure::UploadTimeout));
-                }
-                (Expired::Deadline, _) => return Poll::Ready(Err(Failure::ResponseTimeout)),
+            let (Some(from), Some(to)) = (answered.link.plain(), io.plain()) else { break };
+            let splice = Splice {
+                pipes: &worker.pipes,
+                from,
+                to,
+                received: &cells.received_upstream,
+                sent: &cells.sent_client,
+            };
+            match splice.poll(cx, &mut pipe, download, down) {
+                Poll::Ready(Ok(Moved::All)) => return Poll::Ready(None),
+                Poll::Ready(Ok(Moved::Some)) => down.hand_over(false),
+                Poll::Ready(Err(error)) => return Poll::Ready(Some(broke(error))),
+                Poll::Pending => break,
             }
         }
+        is_first = false;
+        if answered.upload != Upload::Going {
+            let mut arriving = Arriving {
+                from: &mut *io,
+                held: &mut *held,
+                body: &mut *upload,
+                buffers: &worker.buffers,
+                received: &cells.received_client,
+            };
+            if arriving.poll_gone(cx).is_ready() {
+                return Poll::Ready(Some(End::Reset));
+            }
+        }
+        if up.moved() + down.moved() != before {
+            deadline.extend(&worker.clock);
+        }
+        deadline.poll_expired(&worker.clock, cx).map(|expired| {
+            if expired == Expired::Deadline {
+                worker.limits.body_idle.one();
+            }
+            Some(expired.into())
+        })
+    })
+    .await;
+    cells.request_bytes.add(upload.bytes() - uploaded);
+    cells.response_bytes.add(download.bytes());
+    if is_first {
+        exchange.whole = exchange.first_byte;
+    }
+    if let Some(end) = broken {
+        return Then::Close(Close::Reset(end));
+    }
+    let Answered { mut link, in_flight, upload: state } = answered;
+    let has_heard_all = state == Upload::Done || state != Upload::Waiting && upload.skip(held);
+    // What came behind the response is nobody's.
+    if reused.link && state == Upload::Done && link.held.is_empty() {
+        link.held.release(&worker.buffers);
+        in_flight.0.put(link, worker.clock.now());
+    }
+    match (reused.client && has_heard_all, exchange.is_last && has_heard_all) {
+        (true, _) => Then::Next,
+        (false, true) => Then::Close(Close::Done),
+        (false, false) => Then::Close(Close::Politely),
+    }
+}
+
+/// Passes on the 101 and leaves both connections to carry bytes.
+async fn switch<C: Client>(
+    connection: &mut Connection<C>,
+    exchange: &mut Exchange,
+    parts: &mut Parts,
+    answered: Answered,
+) -> Result<Then, Refusal> {
+    if !exchange.upgrade {
+        return Err(Refusal::Upstream("the endpoint changed the protocol unasked\n"));
+    }
+    let serving = Rc::clone(&exchange.serving);
+    let Parts { response, download, down, .. } = parts;
+    let date = connection.worker.date.at(connection.worker.clock.now());
+    let outward = Outward { upgrade: true, chunked: false, connection: None, date: &date };
+    headers::sanitize_response(response, &outward);
+    let out = down.begin(Encode::Plain);
+    response.write_status_line(false, out);
+    response.write_fields(out);
+    out.extend_from_slice(b"\r\n");
+    download.begin(Framing::Length(0), 0);
+    exchange.status = 101;
+    exchange.cells().first_byte.record(exchange.start.elapsed());
+    if let Some(end) = write_out(connection, &serving, down).await {
+        return Ok(Then::Close(Close::Reset(end)));
+    }
+    let Some((upstream, early, active)) = answered.link.into_stream(&connection.worker.buffers) else {
+        return Ok(Then::Close(Close::Reset(End::Reset)));
+    };
+    let idle = serving.local.generation.config.timeouts.tunnel;
+    let pin = exchange.pin.take().expect("a request is pinned until it is answered");
+    let tunnel = Tunnel { upstream, early, idle, pin, in_flight: answered.in_flight, active };
+    Ok(Then::Close(Close::Tunnel(Box::new(tunnel))))
+}
+
+/// Writes all of a message without a body. Why it could not, if it could not.
+async fn write_out<C: Client>(
+    connection: &mut Connection<C>,
+    serving: &LocalServing,
+    down: &mut Outgoing,
+) -> Option<End> {
+    let Connection { io, worker, deadline, .. } = connection;
+    deadline.enter(&worker.clock, Phase::Body, serving.local.generation.config.timeouts.idle);
+    poll_fn(|cx| match down.poll_head(cx, io, &serving.local.cells.sent_client) {
+        Poll::Ready(Ok(())) => Poll::Ready(None),
+        Poll::Ready(Err(_)) => Poll::Ready(Some(End::Reset)),
+        Poll::Pending => deadline.poll_expired(&worker.clock, cx).map(|expired| Some(expired.into())),
     })
     .await
 }
 
-fn failure(link: &Link, upload: Option<&Upload>, unsent: Option<Request<RequestBody>>) -> Failure {
-    if let Some(error) = upload.and_then(|upload| upload.error.get()) {
-        return Failure::Body(error);
-    }
-    if link.has_received() {
-        return Failure::BrokeOff;
-    }
-    let again = unsent.or_else(|| replay::read_back(&link.written()?));
-    again.map_or(Failure::BrokeOff, |request| Failure::Stale(Box::new(request)))
-}
-
-/// Makes the head of a response ready to forward.
-async fn receive(
+/// Answers without an endpoint.
+async fn refuse<C: Client>(
+    connection: &mut Connection<C>,
     exchange: &mut Exchange,
-    link: Link,
-    response: Response<Incoming>,
-    is_head: bool,
-    upgrade: bool,
-) -> Result<(response::Parts, Answer), Refusal> {
-    let timeouts = &exchange.serving.local.generation.config.timeouts;
-    let (mut parts, incoming) = response.into_parts();
-    check_response(&parts.headers, is_head).map_err(Refusal::Upstream)?;
-    parts.version = Version::HTTP_11;
-    if parts.status == StatusCode::SWITCHING_PROTOCOLS {
-        if !upgrade {
-            return Err(Refusal::Upstream("the endpoint changed the protocol unasked\n"));
-        }
-        let idle = timeouts.tunnel;
-        headers::sanitize_response(&mut parts, true);
-        open_tunnel(exchange, link, idle).await?;
-        return Ok((parts, Answer::Empty));
+    parts: &mut Parts,
+    refusal: &Refusal,
+) -> Then {
+    let (status, text) = match refusal {
+        Refusal::Gone => return Then::Close(Close::Reset(End::Reset)),
+        Refusal::Cut => return Then::Close(Close::Reset(End::Cut)),
+        refusal => refusal.answer(),
+    };
+    let serving = Rc::clone(&exchange.serving);
+    let Parts { request, upload, down, .. } = parts;
+    let has_heard_all = !refusal.ends_connection() && upload.skip(&mut connection.held);
+    let goes_on = has_heard_all && !exchange.is_over && !exchange.is_last && !connection.is_unwanted();
+    let out = down.begin(Encode::Plain);
+    let answer = Refusal::write(status, request.is_http10(), goes_on, &text, out);
+    out.truncate(if exchange.is_head { answer } else { out.len() });
+    exchange.status = status;
+    if let Some(end) = write_out(connection, &serving, down).await {
+        return Then::Close(Close::Reset(end));
     }
-    headers::sanitize_response(&mut parts, false);
-    exchange.enter(Phase::Body, timeouts.idle);
-    if !exchange.is_upload_finished() {
-        *exchange.connection.upload.borrow_mut() = Some(link.clone());
-        if exchange.upload.as_ref().is_some_and(|upload| !upload.is_wanted()) {
-            // The client was never asked for its body, so where the next request begins is open.
-            parts.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-        }
-    }
-    Ok((parts, Answer::Stream(incoming, link)))
+    if goes_on { Then::Next } else { Then::Close(Close::Politely) }
 }
 
-async fn open_tunnel(exchange: &mut Exchange, link: Link, idle: Duration) -> Result<(), Refusal> {
-    // After a 101 the parser has nothing left to do but end.
-    poll_fn(|cx| link.poll_closed(cx)).await;
-    let (upstream, early, active) = link.into_stream().ok_or(Refusal::Upstream(BROKE_OFF))?;
-    let pin = exchange.pin.take().expect("a request is pinned until it is answered");
-    let in_flight = exchange.in_flight.take().ok_or(Refusal::Upstream(BROKE_OFF))?;
-    *exchange.connection.tunnel.borrow_mut() = Some(Tunnel { upstream, early, idle, pin, in_flight, active });
-    Ok(())
+/// The client of an HTTP/1.1 connection, while its request is asked on.
+struct Asking<'a, C> {
+    body: Arriving<'a, C>,
+    down: &'a mut Outgoing,
+    sent: &'a Count,
+    is_http10: bool,
 }
 
-/// Refuses a response that two readers could take for different ones (RFC 9112 §6.3). hyper reads
-/// on where it may; we would have to write what it read with the fields as they came.
-fn check_response(headers: &HeaderMap, is_head: bool) -> Result<(), &'static str> {
-    let mut encodings = headers.get_all(header::TRANSFER_ENCODING).iter();
-    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
-    match (encodings.next(), lengths.next()) {
-        (Some(_), Some(_)) if !is_head => Err("the endpoint sent both a length and an encoding\n"),
-        (Some(encoding), _)
-            if !encoding.as_bytes().eq_ignore_ascii_case(b"chunked") || encodings.next().is_some() =>
-        {
-            Err("the endpoint sent an unknown transfer encoding\n")
+impl<C: Client> Source for Asking<'_, C> {
+    fn poll_bytes(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Result<(), super::body::BodyError>> {
+        self.body.poll_bytes(cx)
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.body.bytes()
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.body.consume(n);
+    }
+
+    fn is_end(&self) -> bool {
+        self.body.is_end()
+    }
+
+    fn trailers(&self) -> &[u8] {
+        self.body.trailers()
+    }
+}
+
+impl<C: Client> Front for Asking<'_, C> {
+    fn poll_gone(&mut self, cx: &mut std::task::Context<'_>) -> Poll<()> {
+        self.body.poll_gone(cx)
+    }
+
+    fn inform(&mut self, response: &mut Head) {
+        // RFC 9110 §15.2: HTTP/1.0 knows no such answers.
+        if !self.is_http10 {
+            let outward = Outward { upgrade: false, chunked: false, connection: None, date: &[] };
+            headers::sanitize_response(response, &outward);
+            let out = self.down.begin(Encode::Plain);
+            response.write_status_line(false, out);
+            response.write_fields(out);
+            out.extend_from_slice(b"\r\n");
         }
-        (_, Some(_)) if lengths.next().is_some() => Err("the endpoint sent two lengths\n"),
-        (_, _) => Ok(()),
+    }
+
+    fn go_on(&mut self) {
+        self.down.begin(Encode::Plain).extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+    }
+
+    fn poll_informed(&mut self, cx: &mut std::task::Context<'_>) -> Poll<()> {
+        // That it cannot be written is noticed by whoever reads.
+        self.down.poll_head(cx, self.body.from, self.sent).map(drop)
     }
 }

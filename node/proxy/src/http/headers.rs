@@ -1,8 +1,7 @@
 //! What a message must look like to be forwarded, and what is taken off and put on when it is.
 //!
-//! Pure. The rules are those of RFC 9110 and RFC 9112 for a gateway; each stands next to its section. What never
-//! reaches this file is the business of the parser in front of it: bare CR or NUL, folded lines, a space before the
-//! colon, and the fragment of a target, which `http::Uri` drops while parsing.
+//! Pure. The rules are those of RFC 9110 and RFC 9112 for a gateway; each stands next to its section. Syntax is the
+//! business of `head`.
 //!
 //! No proxy in front of us is trusted yet, so whatever a client says about where a request came from is replaced by
 //! what we saw ourselves.
@@ -12,30 +11,20 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Uri, Version,
-    header::{
-        CONNECTION, CONTENT_LENGTH, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
-        TRANSFER_ENCODING, UPGRADE,
-    },
-    request, response,
-};
+use http::Method;
 
-static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-static HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
-static X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
-static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-static X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
-static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_FORWARDED: &str = "x-forwarded-";
+use super::{
+    body::Framing,
+    head::{Facts, Field, Head, Tag, tokens},
+};
 
 /// Why a request is refused before anything of it is forwarded. All but [`BadRequest::Connect`] are a 400.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadRequest {
     #[error("CONNECT is for forward proxies")]
     Connect,
+    #[error("the method is not one")]
+    Method,
     #[error("the request target is neither a path nor an http address")]
     Target,
     #[error("no Host field")]
@@ -57,11 +46,12 @@ pub(crate) enum BadRequest {
 }
 
 impl BadRequest {
-    pub(crate) fn status(self) -> http::StatusCode {
+    pub(crate) fn status(self) -> u16 {
         match self {
             // RFC 9110 §9.1: a method that is known to be unsupported for every resource.
-            Self::Connect => http::StatusCode::NOT_IMPLEMENTED,
-            Self::Target
+            Self::Connect => 501,
+            Self::Method
+            | Self::Target
             | Self::NoHost
             | Self::ManyHosts
             | Self::Host
@@ -69,69 +59,60 @@ impl BadRequest {
             | Self::Length
             | Self::Encoding
             | Self::EncodingInHttp10
-            | Self::TraceBody => http::StatusCode::BAD_REQUEST,
+            | Self::TraceBody => 400,
         }
     }
 }
 
-/// Refuses what two HTTP implementations could read differently (RFC 9112 §3.2, §6.1-§6.3, §11.2).
-pub(crate) fn check_request(request: &request::Parts) -> Result<(), BadRequest> {
-    if request.method == Method::CONNECT {
+/// Refuses what two HTTP implementations could read differently (RFC 9112 §3.2, §6.1-§6.3, §11.2). How its body
+/// comes, where it is fine.
+pub(crate) fn check_request(head: &Head, method: &Method) -> Result<Framing, BadRequest> {
+    if *method == Method::CONNECT {
         return Err(BadRequest::Connect);
     }
-    check_target(&request.uri, &request.method)?;
-    check_host(request)?;
-    let body = check_framing(&request.headers, request.version)?;
+    check_target(head, method)?;
+    check_host(head)?;
+    let body = check_framing(head.facts(), head.is_http10())?;
     // RFC 9110 §9.3.8: TRACE has no content; an origin that echoes one reflects what the client must not see.
-    if body && request.method == Method::TRACE {
+    if body != Framing::Length(0) && *method == Method::TRACE {
         return Err(BadRequest::TraceBody);
     }
-    Ok(())
+    Ok(body)
 }
 
-fn check_target(uri: &Uri, method: &Method) -> Result<(), BadRequest> {
-    let fits = match (uri.scheme_str(), uri.authority()) {
-        (None, None) => uri.path().starts_with('/') || (uri.path() == "*" && method == Method::OPTIONS),
+fn check_target(head: &Head, method: &Method) -> Result<(), BadRequest> {
+    let fits = match head.authority() {
+        None => {
+            let path = head.path_and_query();
+            path.starts_with('/') || (path == "*" && *method == Method::OPTIONS)
+        }
         // RFC 9110 §4.2.4: userinfo in a target is an error; it makes `http://good@evil/` look like good.
-        (Some("http" | "https"), Some(authority)) => is_host(authority.as_str().as_bytes()),
-        _ => false,
+        Some(authority) => is_host(authority),
     };
     if fits { Ok(()) } else { Err(BadRequest::Target) }
 }
 
 /// RFC 9112 §3.2: exactly one Host in HTTP/1.1, even when the target is in absolute form.
-fn check_host(request: &request::Parts) -> Result<(), BadRequest> {
-    let mut hosts = request.headers.get_all(HOST).iter();
-    match (hosts.next(), hosts.next()) {
-        (Some(host), None) if is_host(host.as_bytes()) => Ok(()),
-        (Some(_), None) => Err(BadRequest::Host),
-        (Some(_), Some(_)) => Err(BadRequest::ManyHosts),
-        (None, _) if request.version == Version::HTTP_11 => Err(BadRequest::NoHost),
-        (None, _) => Ok(()),
+fn check_host(head: &Head) -> Result<(), BadRequest> {
+    match (head.facts().hosts, head.get(Tag::Host)) {
+        (1, Some(host)) if is_host(host) => Ok(()),
+        (1, _) => Err(BadRequest::Host),
+        (0, _) if head.is_http10() => Ok(()),
+        (0, _) => Err(BadRequest::NoHost),
+        (_, _) => Err(BadRequest::ManyHosts),
     }
 }
 
-/// Whether the request has a body; refuses every framing that leaves room for a second opinion.
-fn check_framing(headers: &HeaderMap, version: Version) -> Result<bool, BadRequest> {
-    let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();
-    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-    match (encodings.next(), lengths.next()) {
-        (Some(_), Some(_)) => Err(BadRequest::LengthAndEncoding),
-        (Some(_), None) if version < Version::HTTP_11 => Err(BadRequest::EncodingInHttp10),
-        (Some(encoding), None) => {
-            let plain = encoding.as_bytes().eq_ignore_ascii_case(b"chunked") && encodings.next().is_none();
-            if plain { Ok(true) } else { Err(BadRequest::Encoding) }
-        }
-        (None, Some(length)) => {
-            // Digits alone: `u64::from_str` would also take a `+`.
-            let digits = length.as_bytes().iter().all(u8::is_ascii_digit);
-            let number = length.to_str().ok().and_then(|length| length.parse::<u64>().ok());
-            match number {
-                Some(length) if digits && lengths.next().is_none() => Ok(length > 0),
-                _ => Err(BadRequest::Length),
-            }
-        }
-        (None, None) => Ok(false),
+/// How the body comes; refuses every framing that leaves room for a second opinion.
+fn check_framing(facts: &Facts, is_http10: bool) -> Result<Framing, BadRequest> {
+    match (facts.encodings, facts.lengths) {
+        (0, 0) => Ok(Framing::Length(0)),
+        (0, 1) => facts.length.map(Framing::Length).ok_or(BadRequest::Length),
+        (0, _) => Err(BadRequest::Length),
+        (_, 0) if is_http10 => Err(BadRequest::EncodingInHttp10),
+        (1, 0) if facts.is_chunked => Ok(Framing::Chunked),
+        (_, 0) => Err(BadRequest::Encoding),
+        (_, _) => Err(BadRequest::LengthAndEncoding),
     }
 }
 
@@ -153,189 +134,244 @@ fn is_host(host: &[u8]) -> bool {
     end > 0 && host[..end].iter().all(name) && port_fits(&host[end..])
 }
 
-/// Whether the message asks for (or, with 101, agrees to) another protocol than HTTP on this connection.
-///
-/// A wish for `h2c` does not count: it would carry requests past everything that is checked here. The caller asks
-/// only for HTTP/1.1 messages (RFC 9110 §7.8: ignored in HTTP/1.0).
-pub(crate) fn is_upgrade(headers: &HeaderMap) -> bool {
-    tokens(headers, &UPGRADE).any(|token| !is_h2c(token))
-        && tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"))
+/// The host a request is for, as routes are asked for it.
+pub(crate) fn host_of(head: &Head) -> &str {
+    let host = head.authority().or_else(|| head.get(Tag::Host)).unwrap_or_default();
+    std::str::from_utf8(host).unwrap_or_default()
 }
 
-/// Whether the client sends nothing after this request (RFC 9112 §9.3, §9.6).
-pub(crate) fn is_last(request: &request::Parts) -> bool {
-    let has =
-        |option: &str| tokens(&request.headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case(option));
-    has("close") || request.version < Version::HTTP_11 && !has("keep-alive")
+/// Whether the message asks for (or, with 101, agrees to) another protocol than HTTP on this connection.
+///
+/// A wish for `h2c` does not count: it would carry requests past everything that is checked here. RFC 9110 §7.8:
+/// ignored in HTTP/1.0.
+pub(crate) fn is_upgrade(head: &Head) -> bool {
+    head.has(Tag::Upgrade)
+        && head.facts().options.upgrade
+        && !head.is_http10()
+        && head.tokens(Tag::Upgrade).any(|token| !is_h2c(token))
+}
+
+/// Whether the sender goes on with this connection after the message (RFC 9112 §9.3, §9.6).
+pub(crate) fn is_last(head: &Head) -> bool {
+    let options = head.facts().options;
+    options.close || head.is_http10() && !options.keep_alive
+}
+
+pub(crate) fn expects_continue(head: &Head) -> bool {
+    head.get(Tag::Expect).is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"))
 }
 
 /// What we saw of a client ourselves, as the fields say it. Written once per connection: formatting an address costs
 /// as much as parsing a small request.
+#[derive(Clone, Copy)]
 pub(crate) struct Seen {
-    client: HeaderValue,
-    local_port: HeaderValue,
+    /// By which it is known where two generations share the port.
+    pub(crate) ip: IpAddr,
+    is_secure: bool,
+    /// Long enough for any address: `ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255`.
+    client: [u8; 45],
+    client_bytes: u8,
+    local_port: [u8; 5],
+    local_port_bytes: u8,
 }
 
 impl Seen {
-    pub(crate) fn new(client: SocketAddr, local_port: u16) -> Seen {
-        Seen { client: address(client.ip().to_canonical()), local_port: HeaderValue::from(local_port) }
+    /// `is_secure`: the client speaks TLS with us.
+    pub(crate) fn new(client: SocketAddr, local_port: u16, is_secure: bool) -> Seen {
+        let ip: IpAddr = client.ip().to_canonical();
+        let (client, client_bytes) = written(ip);
+        let (local_port, local_port_bytes) = written(local_port);
+        Seen { ip, is_secure, client, client_bytes, local_port, local_port_bytes }
+    }
+
+    /// For strategies that hash it; everybody else writes it as it is.
+    pub(crate) fn client_address(&self) -> Option<IpAddr> {
+        std::str::from_utf8(&self.client[..usize::from(self.client_bytes)]).ok()?.parse().ok()
+    }
+
+    /// The address of the client.
+    pub(crate) fn client(&self) -> &str {
+        std::str::from_utf8(&self.client[..usize::from(self.client_bytes)]).expect("an address is ASCII")
+    }
+
+    fn local_port(&self) -> &[u8] {
+        &self.local_port[..usize::from(self.local_port_bytes)]
     }
 }
 
-/// Makes a checked request ready for an origin. `upgrade`: keep the request's wish to change the protocol.
+fn written<const N: usize>(value: impl std::fmt::Display) -> ([u8; N], u8) {
+    let mut text = [0; N];
+    let mut left = &mut text[..];
+    write!(left, "{value}").expect("it fits, see the fields");
+    let bytes = N - left.len();
+    (text, u8::try_from(bytes).expect("it is short"))
+}
+
+/// What is left to say of a checked request besides its own fields.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Onward {
+    /// Keep its wish to change the protocol.
+    pub(crate) upgrade: bool,
+    pub(crate) body: Framing,
+}
+
+/// Makes a checked request ready for an origin.
 ///
 /// Fields about this connection come off, those named in `Connection` too; the target becomes a path with the host
 /// in `Host`; and `X-Forwarded-*` says what we saw, whatever the client claimed.
-pub(crate) fn sanitize_request(request: &mut request::Parts, seen: &Seen, upgrade: bool) {
-    let headers = &mut request.headers;
-    let upgrade = if upgrade { offered_protocols(headers) } else { None };
+pub(crate) fn sanitize_request(head: &mut Head, seen: &Seen, onward: Onward) {
+    let protocols = if onward.upgrade { Some(offered_protocols(head)) } else { None };
     // RFC 9110 §10.1.4: whether the *client* takes trailers is worth passing on; codings are between two hops.
     let trailers =
-        headers.contains_key(TE) && tokens(headers, &TE).any(|token| token.eq_ignore_ascii_case("trailers"));
-    strip_connection_fields(headers);
-    strip_client_claims(headers);
-    // Both fields must be named in `Connection` again (RFC 9110 §7.6.1).
-    let named = match (&upgrade, trailers) {
-        (None, false) => None,
-        (None, true) => Some("te"),
-        (Some(_), false) => Some("upgrade"),
-        (Some(_), true) => Some("upgrade, te"),
-    };
-    if let Some(named) = named {
-        headers.insert(CONNECTION, HeaderValue::from_static(named));
-    }
-    if trailers {
-        headers.insert(TE, HeaderValue::from_static("trailers"));
-    }
-    if let Some(protocols) = upgrade {
-        headers.insert(UPGRADE, protocols);
-    }
-    // RFC 9112 §3.2.2: the authority of an absolute form replaces the received Host.
-    if let Some(authority) = request.uri.authority() {
-        let host = HeaderValue::from_str(authority.as_str()).expect("an authority is visible ASCII");
-        headers.insert(HOST, host);
-        request.uri = request.uri.path_and_query().cloned().map_or_else(Uri::default, Uri::from);
-    }
-    match headers.get(HOST).cloned() {
-        Some(host) => headers.insert(&X_FORWARDED_HOST, host),
+        head.has(Tag::Te) && head.tokens(Tag::Te).any(|token| token.eq_ignore_ascii_case(b"trailers"));
+    let has_body = onward.body != Framing::Length(0);
+    let named = named_in_connection(head);
+    head.retain(|field| match field.tag {
+        Tag::Other | Tag::Date => !names(&named, &field),
+        Tag::Host | Tag::ContentLength => true,
+        // Nothing to continue with; an origin might wait for it.
+        Tag::Expect => has_body && !names(&named, &field),
+        Tag::Connection
+        | Tag::KeepAlive
+        | Tag::ProxyConnection
+        | Tag::ProxyAuthenticate
+        | Tag::ProxyAuthorization
+        | Tag::Te
+        | Tag::TransferEncoding
+        | Tag::Upgrade
+        | Tag::Http2Settings => false,
+        // Fields by which a client could pass for another one with an origin that trusts its proxy.
+        Tag::XForwarded | Tag::Forwarded | Tag::XRealIp => false,
+    });
+    head.settle_host();
+    if !head.add_copy("X-Forwarded-Host", Tag::Host) {
         // HTTP/1.0 may go without; what we send is HTTP/1.1 (RFC 9112 §3.2: then it is empty).
-        None => headers.insert(HOST, HeaderValue::from_static("")),
+        head.add("Host", &[]);
+    }
+    head.add("X-Forwarded-For", &[seen.client().as_bytes()]);
+    head.add("X-Forwarded-Proto", &[if seen.is_secure { b"https" } else { b"http" }]);
+    head.add("X-Forwarded-Port", &[seen.local_port()]);
+    if onward.body == Framing::Chunked {
+        head.add("Transfer-Encoding", &[b"chunked"]);
+    }
+    // Both fields must be named in `Connection` again (RFC 9110 §7.6.1).
+    let named: &[u8] = match (protocols.is_some(), trailers) {
+        (false, false) => return,
+        (false, true) => b"te",
+        (true, false) => b"upgrade",
+        (true, true) => b"upgrade, te",
     };
-    headers.insert(&X_FORWARDED_FOR, seen.client.clone());
-    headers.insert(&X_FORWARDED_PROTO, HeaderValue::from_static("http"));
-    headers.insert(&X_FORWARDED_PORT, seen.local_port.clone());
-    // RFC 9110 §2.5: an intermediary sends its own version.
-    request.version = Version::HTTP_11;
+    head.add("Connection", &[named]);
+    if trailers {
+        head.add("TE", &[b"trailers"]);
+    }
+    if let Some(protocols) = protocols {
+        head.add("Upgrade", &[&protocols]);
+    }
 }
 
-/// Makes a response ready for the client. `upgrade`: this is the 101 of a protocol change.
-pub(crate) fn sanitize_response(response: &mut response::Parts, upgrade: bool) {
-    let headers = &mut response.headers;
-    let protocol = if upgrade { headers.get(UPGRADE).cloned() } else { None };
+/// What a response looks like to the client.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outward<'a> {
+    /// This is the 101 of a protocol change.
+    pub(crate) upgrade: bool,
+    /// Its body goes out in chunks.
+    pub(crate) chunked: bool,
+    /// What `Connection` says about the connection to the client.
+    pub(crate) connection: Option<&'a str>,
+    /// What `Date` says where the origin has left it out (RFC 9110 §6.6.1).
+    pub(crate) date: &'a [u8],
+}
+
+/// Refuses a response that two readers could take for different ones (RFC 9112 §6.3). How its body comes, where it
+/// is fine. `bodiless`: it has none, whatever its fields say.
+pub(crate) fn check_response(head: &Head, bodiless: bool) -> Result<Framing, &'static str> {
+    let facts = head.facts();
+    match (facts.encodings, facts.lengths) {
+        (0, 0) if bodiless => Ok(Framing::Length(0)),
+        (0, 0) => Ok(Framing::UntilClose),
+        (0, 1) if facts.length.is_none() => Err("the endpoint sent a length that is no number\n"),
+        (0, 1) if bodiless => Ok(Framing::Length(0)),
+        (0, 1) => Ok(facts.length.map_or(Framing::UntilClose, Framing::Length)),
+        (0, _) => Err("the endpoint sent two lengths\n"),
+        (_, lengths) if lengths > 0 && !bodiless => Err("the endpoint sent both a length and an encoding\n"),
+        (1, _) if facts.is_chunked => Ok(if bodiless { Framing::Length(0) } else { Framing::Chunked }),
+        (_, _) => Err("the endpoint sent an unknown transfer encoding\n"),
+    }
+}
+
+/// Makes a response ready for the client.
+pub(crate) fn sanitize_response(head: &mut Head, outward: &Outward<'_>) {
     // RFC 9112 §6.3: the encoding overrides the length, which must not travel on as if it were true.
-    if headers.contains_key(TRANSFER_ENCODING) {
-        headers.remove(CONTENT_LENGTH);
+    let has_encoding = head.has(Tag::TransferEncoding);
+    let named = named_in_connection(head);
+    head.retain(|field| match field.tag {
+        Tag::Other
+        | Tag::Host
+        | Tag::Expect
+        | Tag::Date
+        | Tag::XForwarded
+        | Tag::Forwarded
+        | Tag::XRealIp => !names(&named, &field),
+        Tag::ContentLength => !has_encoding,
+        Tag::Upgrade => outward.upgrade,
+        Tag::Connection
+        | Tag::KeepAlive
+        | Tag::ProxyConnection
+        | Tag::ProxyAuthenticate
+        | Tag::ProxyAuthorization
+        | Tag::Te
+        | Tag::TransferEncoding
+        | Tag::Http2Settings => false,
+    });
+    if !head.has(Tag::Date) {
+        head.add("Date", &[outward.date]);
     }
-    strip_connection_fields(headers);
-    if let Some(protocol) = protocol {
-        headers.insert(UPGRADE, protocol);
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    if outward.chunked {
+        head.add("Transfer-Encoding", &[b"chunked"]);
     }
-    response.version = Version::HTTP_11;
+    if outward.upgrade {
+        head.add("Connection", &[b"upgrade"]);
+    } else if let Some(connection) = outward.connection {
+        head.add("Connection", &[connection.as_bytes()]);
+    }
 }
 
-/// RFC 9110 §7.6.1: what concerns one connection ends with it, and so does every field that `Connection` names.
-fn strip_connection_fields(headers: &mut HeaderMap) {
-    if !headers.keys().any(concerns_connection) {
-        return;
-    }
-    for named in named_in_connection(headers) {
-        headers.remove(named);
-    }
-    for name in [
-        &CONNECTION,
-        &KEEP_ALIVE,
-        &PROXY_CONNECTION,
-        &PROXY_AUTHENTICATE,
-        &PROXY_AUTHORIZATION,
-        &TE,
-        &TRANSFER_ENCODING,
-        &UPGRADE,
-        &HTTP2_SETTINGS,
-    ] {
-        headers.remove(name);
-    }
-}
-
-fn concerns_connection(name: &HeaderName) -> bool {
-    matches!(
-        name.as_str(),
-        "connection"
-            | "keep-alive"
-            | "proxy-connection"
-            | "proxy-authenticate"
-            | "proxy-authorization"
-            | "te"
-            | "transfer-encoding"
-            | "upgrade"
-            | "http2-settings"
-    )
+/// What may not come as a trailer: what decides about framing, routing or the connection had to be known before
+/// (RFC 9110 §6.5.1).
+pub(crate) fn is_trailer(field: Tag) -> bool {
+    matches!(field, Tag::Other | Tag::Date)
 }
 
 /// The fields that `Connection` asks to remove beyond those that go anyway. Empty, and then free, for nearly all.
 ///
 /// A client must not be able to take off what the next hop depends on: the framing, the host, and what we say
-/// about the client.
-fn named_in_connection(headers: &HeaderMap) -> Vec<HeaderName> {
-    let option = |token: &&str| {
-        !["close", "keep-alive", "upgrade", "te"].iter().any(|known| token.eq_ignore_ascii_case(known))
-    };
-    tokens(headers, &CONNECTION)
-        .filter(option)
-        .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
-        .filter(|name| *name != HOST && *name != CONTENT_LENGTH && !name.as_str().starts_with(X_FORWARDED))
-        .collect()
+/// about the client. Those are no names here, see the callers.
+fn named_in_connection(head: &Head) -> Vec<Vec<u8>> {
+    if !head.facts().options.names {
+        return Vec::new();
+    }
+    head.tokens(Tag::Connection).map(<[u8]>::to_vec).collect()
 }
 
-/// Fields by which a client could pass for another one with an origin that trusts its proxy.
-fn strip_client_claims(headers: &mut HeaderMap) {
-    let claim = |name: &&HeaderName| {
-        name.as_str().starts_with(X_FORWARDED) || **name == FORWARDED || **name == X_REAL_IP
-    };
-    let claims: Vec<HeaderName> = headers.keys().filter(claim).cloned().collect();
-    for name in claims {
-        headers.remove(name);
+fn names(named: &[Vec<u8>], field: &Field<'_>) -> bool {
+    named.iter().any(|name| name.eq_ignore_ascii_case(field.name))
+}
+
+/// The protocols of `Upgrade` without `h2c`.
+fn offered_protocols(head: &Head) -> Vec<u8> {
+    let mut values = head.all(Tag::Upgrade);
+    match (values.next(), values.next()) {
+        (Some(only), None) if !tokens(only).any(is_h2c) => only.to_vec(),
+        _ => {
+            let kept: Vec<&[u8]> = head.tokens(Tag::Upgrade).filter(|token| !is_h2c(token)).collect();
+            kept.join(&b", "[..])
+        }
     }
 }
 
-/// The protocols of `Upgrade` without `h2c`; `None` when none is left.
-fn offered_protocols(headers: &HeaderMap) -> Option<HeaderValue> {
-    let mut values = headers.get_all(UPGRADE).iter();
-    let first = values.next()?;
-    if values.next().is_none() && !tokens(headers, &UPGRADE).any(is_h2c) {
-        return Some(first.clone());
-    }
-    let kept: Vec<&str> = tokens(headers, &UPGRADE).filter(|token| !is_h2c(token)).collect();
-    HeaderValue::from_str(&kept.join(", ")).ok().filter(|value| !value.is_empty())
-}
-
-fn is_h2c(token: &str) -> bool {
-    token.eq_ignore_ascii_case("h2c")
-}
-
-/// The members of a list field over all its lines (RFC 9110 §5.6.1). A line that is not ASCII has none.
-fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
-    let lines = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-    lines.flat_map(|line| line.split(',')).map(str::trim).filter(|token| !token.is_empty())
-}
-
-fn address(ip: IpAddr) -> HeaderValue {
-    // Long enough for any address: `ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255`.
-    let mut text = [0; 45];
-    let mut left = &mut text[..];
-    write!(left, "{ip}").expect("an address fits 45 bytes");
-    let length = 45 - left.len();
-    HeaderValue::from_bytes(&text[..length]).expect("an address is visible ASCII")
+fn is_h2c(token: &[u8]) -> bool {
+    token.eq_ignore_ascii_case(b"h2c")
 }
 
 #[cfg(test)]

@@ -5,160 +5,193 @@
 //! all; whether it is still open is asked when it is taken from the pool and by the sweep.
 
 use std::{
-    cell::{Cell, RefCell},
-    future::Future,
+    io,
     pin::Pin,
     rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
-    task::{Context, Poll, Wake, Waker},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
-use http_body::Body as _;
-use hyper::{
-    body::Incoming,
-    client::conn::{TrySendError, http1},
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::{
+    h2::link::LinkIo,
+    head::{Head, Malformed},
+    held::Held,
 };
 use tokio::net::TcpStream;
 
-use super::{body::RequestBody, io::UpstreamIo};
-use crate::{metrics::AppCells, tcp::Active};
+use crate::{buffers::Buffers, metrics::AppCells, stream::Stream, tcp::Active};
 
-/// What the parser and its buffers may hold of one response head, and of a body in transit.
-const BUFFER_BYTES_MAX: usize = 64 * 1024;
+/// Status line and fields of a response together.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
 
-#[derive(Clone)]
-pub(crate) struct Link(Rc<RefCell<Inner>>);
+/// As much is read at once in search of a head: what is left of a large body then never gets here, see `splice`.
+const READ_BYTES: usize = 16 * 1024;
 
-struct Inner {
-    connection: http1::Connection<UpstreamIo, RequestBody>,
-    /// The connection must not be polled once it has ended.
-    is_closed: bool,
-    send: http1::SendRequest<RequestBody>,
-    /// The body of the request is still to come, from another part of the same task.
-    has_upload: bool,
-    yielded: Arc<Yielded>,
-    /// Sets `yielded`.
-    waker: Waker,
-    wire: Rc<Wire>,
-    active: Active,
+pub(crate) struct Link {
+    pub(crate) stream: Wire,
+    pub(crate) held: Held,
+    /// A byte of a response has come since the request was begun.
+    has_received: bool,
+    /// `None`: counted with the connection it shares.
+    active: Option<Active>,
 }
 
-/// hyper gave up its turn with work left to do.
-#[derive(Default)]
-struct Yielded(AtomicBool);
-
-impl Wake for Yielded {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.0.store(true, Relaxed);
-    }
+/// What a request goes over.
+pub(crate) enum Wire {
+    Own(Stream),
+    /// A stream of a connection that others use as well.
+    Shared(Box<LinkIo>),
 }
 
-/// What was seen on the socket during the exchange that runs now.
-pub(crate) struct Wire {
-    /// The task to wake when the socket is ready.
-    pub(crate) waker: RefCell<Waker>,
-    /// A byte of a response came in.
-    pub(crate) has_received: Cell<bool>,
-    /// The bytes of the request as written, kept while a retry may need them.
-    pub(crate) written: RefCell<Option<Vec<u8>>>,
+/// Why there is no head of a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HeadError {
+    /// The endpoint has closed without a byte.
+    Stale,
+    BrokeOff,
+    Malformed(Malformed),
 }
 
 impl Link {
-    pub(crate) async fn open(stream: TcpStream, cells: &Rc<AppCells>) -> hyper::Result<Link> {
-        let wire = Rc::new(Wire {
-            waker: RefCell::new(Waker::noop().clone()),
-            has_received: Cell::new(false),
-            written: RefCell::new(None),
-        });
-        let io = UpstreamIo::new(stream, Rc::clone(&wire), Rc::clone(cells));
-        let (send, connection) = http1::Builder::new().max_buf_size(BUFFER_BYTES_MAX).handshake(io).await?;
-        let yielded = Arc::<Yielded>::default();
-        let waker = Waker::from(Arc::clone(&yielded));
-        let active = Active::new(cells);
-        let inner =
-            Inner { connection, is_closed: false, send, has_upload: false, yielded, waker, wire, active };
-        Ok(Link(Rc::new(RefCell::new(inner))))
+    pub(crate) fn new(stream: Stream, cells: &Rc<AppCells>) -> Link {
+        let active = Some(Active::new(cells));
+        Link { stream: Wire::Own(stream), held: Held::default(), has_received: false, active }
     }
 
-    /// Moves the connection on. Ready once it has ended, for whatever reason.
-    ///
-    /// Only the socket wakes the task again. hyper would wake it for everything we do at the other
-    /// end of its channels, a request sent or a frame asked for, and whoever does that polls the
-    /// connection right after; each such wake costs the whole task another turn.
-    pub(crate) fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut inner = self.0.borrow_mut();
-        let inner = &mut *inner;
-        if inner.is_closed {
-            return Poll::Ready(());
-        }
-        inner.wire.waker.borrow_mut().clone_from(cx.waker());
-        // The reason is also told to the request or body it concerns.
-        let ended = if inner.has_upload {
-            inner.connection.poll_without_shutdown(cx).is_ready()
-        } else {
-            inner.yielded.0.store(false, Relaxed);
-            let mut quiet = Context::from_waker(&inner.waker);
-            let ended = inner.connection.poll_without_shutdown(&mut quiet).is_ready();
-            if inner.yielded.0.load(Relaxed) {
-                cx.waker().wake_by_ref();
+    /// For one request, and to be thrown away behind it.
+    pub(crate) fn shared(io: LinkIo) -> Link {
+        Link { stream: Wire::Shared(Box::new(io)), held: Held::default(), has_received: false, active: None }
+    }
+
+    pub(crate) fn is_shared(&self) -> bool {
+        matches!(self.stream, Wire::Shared(_))
+    }
+
+    pub(crate) fn begin(&mut self) {
+        self.has_received = false;
+    }
+
+    /// Whether an idle connection has not been closed and nothing came that nobody asked for. Asks the kernel only
+    /// when something has happened since the last read.
+    pub(crate) fn is_open(&mut self, cx: &mut Context<'_>) -> bool {
+        let stream = match &mut self.stream {
+            Wire::Own(Stream::Plain(stream)) => stream,
+            // Tickets may come at any time, and are nothing to be read.
+            Wire::Own(Stream::Tls(stream)) => {
+                return Pin::new(&mut **stream).poll_read(cx, &mut ReadBuf::new(&mut [0])).is_pending();
             }
-            ended
+            Wire::Shared(_) => return false,
         };
-        inner.is_closed = ended;
-        if ended { Poll::Ready(()) } else { Poll::Pending }
-    }
-
-    /// Ready for the next request: the last one and its response are complete on the wire.
-    pub(crate) fn is_idle(&self) -> bool {
-        let inner = self.0.borrow();
-        !inner.is_closed && inner.send.is_ready()
-    }
-
-    /// Starts an exchange. `keep`: keep what is written, for [`Link::written`].
-    pub(crate) fn send(
-        &self,
-        request: Request<RequestBody>,
-        keep: bool,
-    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + use<> {
-        let mut inner = self.0.borrow_mut();
-        inner.wire.has_received.set(false);
-        let mut written = inner.wire.written.borrow_mut();
-        if keep {
-            written.get_or_insert_default().clear();
-        } else {
-            *written = None;
+        loop {
+            match stream.poll_read_ready(cx) {
+                Poll::Pending => return true,
+                Poll::Ready(Err(_)) => return false,
+                Poll::Ready(Ok(())) => match stream.try_read(&mut [0]) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Ok(_) | Err(_) => return false,
+                },
+            }
         }
-        drop(written);
-        inner.has_upload = !request.body().is_end_stream();
-        inner.send.try_send_request(request)
     }
 
-    pub(crate) fn has_received(&self) -> bool {
-        self.0.borrow().wire.has_received.get()
+    /// Reads until the head of a response is whole.
+    pub(crate) fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffers: &Buffers,
+        cells: &AppCells,
+        head: &mut Head,
+    ) -> Poll<Result<(), HeadError>> {
+        loop {
+            if !self.held.is_empty() {
+                match head.parse_response(self.held.bytes(), HEAD_BYTES_MAX) {
+                    Ok(Some(used)) => {
+                        self.held.consume(used);
+                        return Poll::Ready(Ok(()));
+                    }
+                    Ok(None) if self.held.is_full() && !self.held.grow(HEAD_BYTES_MAX) => {
+                        return Poll::Ready(Err(HeadError::Malformed(Malformed::HeaderBytes)));
+                    }
+                    Ok(None) => {}
+                    Err(malformed) => return Poll::Ready(Err(HeadError::Malformed(malformed))),
+                }
+            }
+            match ready!(self.held.poll_fill_some(cx, buffers, &mut self.stream, READ_BYTES)) {
+                Ok(n) if n > 0 => {
+                    cells.received_upstream.add(n as u64);
+                    self.has_received = true;
+                }
+                Ok(_) | Err(_) if self.has_received => return Poll::Ready(Err(HeadError::BrokeOff)),
+                Ok(_) | Err(_) => return Poll::Ready(Err(HeadError::Stale)),
+            }
+        }
     }
 
-    pub(crate) fn written(&self) -> Option<Vec<u8>> {
-        self.0.borrow().wire.written.borrow_mut().take()
+    /// The socket, where bytes may go past everything else.
+    pub(crate) fn plain(&self) -> Option<&TcpStream> {
+        match &self.stream {
+            Wire::Own(Stream::Plain(stream)) => Some(stream),
+            Wire::Own(Stream::Tls(_)) | Wire::Shared(_) => None,
+        }
     }
 
-    /// The bare connection after it has ended with an upgrade, and what the parser had read ahead.
-    pub(crate) fn into_stream(self) -> Option<(TcpStream, Bytes, Active)> {
-        let inner = Rc::into_inner(self.0)?.into_inner();
-        let parts = inner.connection.into_parts();
-        Some((parts.io.into_stream(), parts.read_buf, inner.active))
+    /// The bare connection, for another protocol, and what was read ahead of it.
+    /// `None`: others share it.
+    pub(crate) fn into_stream(self, buffers: &Buffers) -> Option<(Stream, Bytes, Active)> {
+        let Link { stream: Wire::Own(stream), held, active: Some(active), .. } = self else { return None };
+        Some((stream, held.into_bytes(buffers), active))
     }
 }
 
-/// Polls what only moves when the link is polled, so nobody needs to be woken by it.
-pub(crate) fn poll_inner<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
-    future.poll(&mut Context::from_waker(std::task::Waker::noop()))
+impl AsyncRead for Wire {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Wire::Own(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Wire::Shared(stream) => Pin::new(&mut **stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Wire::Own(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Wire::Shared(stream) => Pin::new(&mut **stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Wire::Own(stream) => Pin::new(stream).poll_write_vectored(cx, bytes),
+            Wire::Shared(stream) => Pin::new(&mut **stream).poll_write_vectored(cx, bytes),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        matches!(self, Wire::Own(_))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Wire::Own(stream) => Pin::new(stream).poll_flush(cx),
+            Wire::Shared(stream) => Pin::new(&mut **stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Wire::Own(stream) => Pin::new(stream).poll_shutdown(cx),
+            Wire::Shared(stream) => Pin::new(&mut **stream).poll_shutdown(cx),
+        }
+    }
 }

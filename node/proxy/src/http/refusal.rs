@@ -1,6 +1,7 @@
 //! The answers we give ourselves: which error is which status.
 
-use bytes::Bytes;
+use std::borrow::Cow;
+
 use http::StatusCode;
 
 use super::headers::BadRequest;
@@ -10,6 +11,8 @@ use crate::connect::Unreachable;
 pub(crate) enum Refusal {
     Bad(BadRequest),
     TooLarge,
+    /// The body is not framed as it says.
+    Framing,
     NoRoute,
     NoTarget,
     Unreachable,
@@ -18,35 +21,38 @@ pub(crate) enum Refusal {
     Upstream(&'static str),
     ResponseTimeout,
     UploadTimeout,
-    /// The client broke off or the request was cut: nobody reads the answer.
+    /// The client broke off: nobody reads the answer.
     Gone,
+    Cut,
 }
 
 impl Refusal {
-    pub(crate) fn answer(&self) -> (StatusCode, Bytes) {
+    pub(crate) fn answer(&self) -> (u16, Cow<'static, str>) {
         let (status, text) = match *self {
             Refusal::Bad(bad) => return (bad.status(), format!("{bad}\n").into()),
-            Refusal::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "request body too large\n"),
-            Refusal::NoRoute => (StatusCode::NOT_FOUND, "no route\n"),
-            Refusal::NoTarget => (StatusCode::SERVICE_UNAVAILABLE, "no endpoint available\n"),
-            Refusal::Unreachable => (StatusCode::BAD_GATEWAY, "no endpoint could be reached\n"),
-            Refusal::ConnectTimeout => {
-                (StatusCode::GATEWAY_TIMEOUT, "no endpoint could be reached in time\n")
-            }
-            Refusal::Upstream(reason) => (StatusCode::BAD_GATEWAY, reason),
-            Refusal::ResponseTimeout => {
-                (StatusCode::GATEWAY_TIMEOUT, "the endpoint did not answer in time\n")
-            }
-            Refusal::UploadTimeout => (StatusCode::REQUEST_TIMEOUT, "request body came too slow\n"),
-            Refusal::Gone => (StatusCode::BAD_GATEWAY, "cut\n"),
+            Refusal::TooLarge => (413, "request body too large\n"),
+            Refusal::Framing => (400, "malformed request body\n"),
+            Refusal::NoRoute => (404, "no route\n"),
+            Refusal::NoTarget => (503, "no endpoint available\n"),
+            Refusal::Unreachable => (502, "no endpoint could be reached\n"),
+            Refusal::ConnectTimeout => (504, "no endpoint could be reached in time\n"),
+            Refusal::Upstream(reason) => (502, reason),
+            Refusal::ResponseTimeout => (504, "the endpoint did not answer in time\n"),
+            Refusal::UploadTimeout => (408, "request body came too slow\n"),
+            Refusal::Gone | Refusal::Cut => (502, "cut\n"),
         };
-        (status, Bytes::from_static(text.as_bytes()))
+        (status, text.into())
     }
 
     /// What was read of the request can no longer be trusted to end where it seems to.
     pub(crate) fn ends_connection(&self) -> bool {
         match self {
-            Refusal::Bad(_) | Refusal::TooLarge | Refusal::UploadTimeout | Refusal::Gone => true,
+            Refusal::Bad(_)
+            | Refusal::TooLarge
+            | Refusal::Framing
+            | Refusal::UploadTimeout
+            | Refusal::Gone
+            | Refusal::Cut => true,
             Refusal::NoRoute
             | Refusal::NoTarget
             | Refusal::Unreachable
@@ -55,6 +61,25 @@ impl Refusal {
             | Refusal::ResponseTimeout => false,
         }
     }
+
+    /// Writes an answer; how many bytes of it are the head.
+    pub(crate) fn write(status: u16, is_http10: bool, goes_on: bool, text: &str, out: &mut Vec<u8>) -> usize {
+        let reason = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
+        let connection = match (goes_on, is_http10) {
+            (false, _) => "Connection: close\r\n",
+            (true, true) => "Connection: keep-alive\r\n",
+            (true, false) => "",
+        };
+        let head = format!(
+            "HTTP/1.1 {status} {}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n{connection}\r\n",
+            reason.unwrap_or_default(),
+            text.len(),
+        );
+        out.extend_from_slice(head.as_bytes());
+        let head = out.len();
+        out.extend_from_slice(text.as_bytes());
+        head
+    }
 }
 
 impl From<Unreachable> for Refusal {
@@ -62,7 +87,7 @@ impl From<Unreachable> for Refusal {
         match unreachable {
             Unreachable::Failed => Refusal::Unreachable,
             Unreachable::Timeout => Refusal::ConnectTimeout,
-            Unreachable::Cut => Refusal::Gone,
+            Unreachable::Cut => Refusal::Cut,
         }
     }
 }

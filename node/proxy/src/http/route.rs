@@ -37,6 +37,8 @@ pub(crate) struct Router {
 pub(crate) struct Route<'a> {
     /// The route's name; `None` when no route claimed the request and the `default` pool takes it.
     pub(crate) name: Option<&'a str>,
+    /// Its place in the file.
+    pub(crate) index: Option<usize>,
     /// Index into the pools given to [`Router::compile`].
     pub(crate) pool: usize,
 }
@@ -119,8 +121,8 @@ impl Router {
             }
         }
         match self.rules.get(first) {
-            Some(rule) => Some(Route { name: Some(&rule.name), pool: rule.pool }),
-            None => self.default.map(|pool| Route { name: None, pool }),
+            Some(rule) => Some(Route { name: Some(&rule.name), index: Some(first), pool: rule.pool }),
+            None => self.default.map(|pool| Route { name: None, index: None, pool }),
         }
     }
 

@@ -3,15 +3,29 @@
 //! A strategy looks at one worker's numbers only. It knows neither health (what is unavailable is not in the set)
 //! nor retries (what was tried is named by the caller).
 
-use std::{cell::Cell, collections::BTreeMap, sync::Arc};
+use std::{any::Any, collections::BTreeMap, sync::Arc};
 
 use super::{EndpointSet, wheel};
+
+mod choice;
+mod maglev;
+mod rendezvous;
+mod ring;
+mod turns;
+
+pub use super::key::{hash, mix};
 
 /// What a strategy may look at. Everything is local to one worker; nothing here is shared or locked.
 pub struct Candidates<'a> {
     pub set: &'a EndpointSet,
     /// Requests or sessions in flight from this worker, one per endpoint of `set`.
     pub pending: &'a dyn Fn(usize) -> u32,
+    /// Microseconds until an endpoint answers: the peak moving average as of now, in which failures count as slow.
+    /// `None` before its first answer, and for every endpoint unless [`Balance::wants_latency`].
+    pub latency: &'a dyn Fn(usize) -> Option<f64>,
+    /// The hash of what the configuration hashes on. `None` when the request has no such thing, and always unless
+    /// [`Balance::wants_key`].
+    pub key: Option<u64>,
     /// Endpoints (indexes into `set.endpoints`) that this session has tried already and must not get again.
     pub tried: &'a [u32],
     /// 64 random bits, fresh for each choice.
@@ -22,21 +36,50 @@ pub struct Candidates<'a> {
 pub trait Balance {
     /// An index into `set.endpoints` out of `set.available` and not in `tried`; `None` when there is none.
     fn pick(&self, candidates: &Candidates<'_>) -> Option<u32>;
+
+    /// Whether answers are to be timed for [`Candidates::latency`].
+    fn wants_latency(&self) -> bool {
+        false
+    }
+
+    /// Whether [`Candidates::key`] is to be filled in.
+    fn wants_key(&self) -> bool {
+        false
+    }
 }
 
 /// Makes one strategy for one worker and one pool.
 pub type Factory = Arc<dyn Fn() -> Box<dyn Balance> + Send + Sync>;
 
+/// What a strategy makes of a set once, on the control side, for all workers to read: a lookup table, a ring.
+pub type Layout = Arc<dyn Fn(&EndpointSet) -> Arc<dyn Any + Send + Sync> + Send + Sync>;
+
 /// The strategies a configuration may name.
 #[derive(Clone)]
-pub struct Strategies(BTreeMap<String, Factory>);
+pub struct Strategies(BTreeMap<String, Strategy>);
+
+#[derive(Clone)]
+struct Strategy {
+    factory: Factory,
+    layout: Option<Layout>,
+}
 
 impl Default for Strategies {
-    /// `p2c` and `round_robin`.
+    /// `least_conn`, `maglev`, `p2c`, `peak_ewma`, `random`, `rendezvous`, `ring_hash` and `round_robin`.
     fn default() -> Self {
         let mut strategies = Self(BTreeMap::new());
-        strategies.register("p2c", || Box::new(P2c));
-        strategies.register("round_robin", || Box::<RoundRobin>::default());
+        strategies.register("p2c", || Box::new(choice::P2c));
+        strategies.register("peak_ewma", || Box::new(choice::PeakEwma));
+        strategies.register("least_conn", || Box::new(choice::LeastConn));
+        strategies.register("random", || Box::new(choice::Random));
+        strategies.register("round_robin", || Box::<turns::RoundRobin>::default());
+        strategies.register_with_layout("maglev", || Box::new(maglev::Maglev), maglev::Table::new);
+        strategies.register_with_layout("ring_hash", || Box::new(ring::RingHash), ring::Ring::new);
+        strategies.register_with_layout(
+            "rendezvous",
+            || Box::new(rendezvous::Rendezvous),
+            rendezvous::Scores::new,
+        );
         strategies
     }
 }
@@ -48,66 +91,33 @@ impl Strategies {
         name: impl Into<String>,
         factory: impl Fn() -> Box<dyn Balance> + Send + Sync + 'static,
     ) {
-        self.0.insert(name.into(), Arc::new(factory));
+        self.0.insert(name.into(), Strategy { factory: Arc::new(factory), layout: None });
+    }
+
+    /// The same for a strategy that looks things up: `layout` runs once for each published set, and
+    /// [`EndpointSet::layout`] gives what it made to every worker.
+    pub fn register_with_layout<T: Any + Send + Sync>(
+        &mut self,
+        name: impl Into<String>,
+        factory: impl Fn() -> Box<dyn Balance> + Send + Sync + 'static,
+        layout: impl Fn(&EndpointSet) -> T + Send + Sync + 'static,
+    ) {
+        let layout: Layout = Arc::new(move |set| Arc::new(layout(set)));
+        self.0.insert(name.into(), Strategy { factory: Arc::new(factory), layout: Some(layout) });
     }
 
     /// A fresh instance for one worker and one pool; `None`: nobody registered the name.
     pub fn get(&self, name: &str) -> Option<Box<dyn Balance>> {
-        self.0.get(name).map(|factory| factory())
+        self.0.get(name).map(|strategy| (strategy.factory)())
+    }
+
+    /// What to lay out for the strategy of this name, if anything.
+    pub fn layout(&self, name: &str) -> Option<Layout> {
+        self.0.get(name)?.layout.clone()
     }
 
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
-    }
-}
-
-/// The better of two random choices (Mitzenmacher 2001): nearly as even as asking all, at the price of two.
-///
-/// Both are drawn by weight, and fewer in flight per weight wins. On a tie the first drawn wins, so an idle pool is
-/// shared exactly by weight.
-struct P2c;
-
-impl Balance for P2c {
-    fn pick(&self, candidates: &Candidates<'_>) -> Option<u32> {
-        let first = draw(candidates, None, candidates.random)?;
-        let Some(second) = draw(candidates, Some(first), mix(candidates.random)) else {
-            return Some(candidates.set.available[first]);
-        };
-        let [first, second] = [first, second].map(|entry| candidates.set.available[entry]);
-        let load = |one: u32, other: u32| {
-            u64::from((candidates.pending)(one as usize))
-                * u64::from(candidates.set.endpoints[other as usize].weight)
-        };
-        Some(if load(second, first) < load(first, second) { second } else { first })
-    }
-}
-
-/// One after the other, each as often as it weighs, its turns spread out.
-///
-/// Starts at a random turn, so that the workers of all nodes do not march in step towards the same endpoint.
-#[derive(Default)]
-struct RoundRobin {
-    /// The number of the next turn; `None` before the first.
-    turn: Cell<Option<u64>>,
-}
-
-impl Balance for RoundRobin {
-    fn pick(&self, candidates: &Candidates<'_>) -> Option<u32> {
-        let EndpointSet { available, wheel, .. } = candidates.set;
-        if available.is_empty() {
-            return None;
-        }
-        // One turn is enough unless this is a retry. A heavy endpoint that was tried has many turns, so a bounded
-        // number of them may meet nobody else; the draw then finds who is left.
-        for _ in 0..=2 * candidates.tried.len() {
-            let turn = self.turn.get().unwrap_or(candidates.random);
-            self.turn.set(Some(turn.wrapping_add(1)));
-            let endpoint = available[wheel.turn(turn)];
-            if !candidates.tried.contains(&endpoint) {
-                return Some(endpoint);
-            }
-        }
-        draw(candidates, None, candidates.random).map(|entry| available[entry])
     }
 }
 
@@ -140,12 +150,11 @@ fn draw(candidates: &Candidates<'_>, except: Option<usize>, random: u64) -> Opti
     None
 }
 
-/// A second, independent-looking 64 bits out of the first (the finaliser of SplitMix64).
-fn mix(random: u64) -> u64 {
-    let z = random.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
+/// What hash strategies do without a layout, or when it names nobody that is left: a draw by weight that the key
+/// decides, so that equal keys still meet.
+fn draw_by_key(candidates: &Candidates<'_>) -> Option<u32> {
+    let random = mix(candidates.key.unwrap_or(candidates.random));
+    draw(candidates, None, random).map(|entry| candidates.set.available[entry])
 }
 
 #[cfg(test)]

@@ -12,19 +12,28 @@ use std::{
 
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use tokio::{
-    sync::{Semaphore, watch},
+    sync::{Notify, Semaphore, watch},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{
-    Endpoint, EndpointSet, EndpointStatus, Resolution, TargetStatus, Upstream,
+    Endpoint, EndpointSet, EndpointStatus, Place, Resolution, TargetStatus, Upstream,
+    balance::Layout,
+    breaker::{self, Change, Circuit},
     health::{self, Health},
+    outlier::{self, Ejection},
     probe::{self, Probe},
+    record::Record,
     resolve::{self, Known, Question, Resolver},
+    select::{self, Candidate, Selection},
 };
-use crate::config::{CheckConfig, CheckKind, PoolConfig, ResolveMode, TargetConfig};
+use crate::{
+    config::{CheckConfig, CheckKind, PoolConfig, ProxyVersion, ResolveMode, TargetConfig, UpstreamProtocol},
+    metrics,
+    tls::upstream::Transport,
+};
 
 /// Checks of one upstream at the same time. Further ones start when one of these is done.
 const CHECKS_PER_UPSTREAM_MAX: usize = 64;
@@ -34,10 +43,20 @@ static CHECKS: Semaphore = Semaphore::const_new(512);
 
 pub(super) struct Keeper {
     upstream: Arc<Upstream>,
-    app: String,
+    app: Arc<str>,
     pool: String,
     mode: ResolveMode,
     check: CheckConfig,
+    /// Checks begin like every other connection.
+    send_proxy: Option<ProxyVersion>,
+    config: PoolConfig,
+    layout: Option<Layout>,
+    transport: Option<Arc<Transport>>,
+    workers: usize,
+    /// Raised by workers when something failed too often.
+    alarm: Arc<Notify>,
+    /// How many are out because of that.
+    ejected: usize,
     targets: Vec<Target>,
     /// By address: targets may share an endpoint, which is still checked and chosen once.
     members: BTreeMap<SocketAddr, Member>,
@@ -46,6 +65,8 @@ pub(super) struct Keeper {
     /// Whose check is under way. An endpoint may leave and come back meanwhile; it is still checked once.
     checking: HashSet<SocketAddr>,
     random: RandomState,
+    /// What the workers choose from now.
+    published: Option<Selection>,
     /// Its tasks feed the names.
     _resolver: Option<Arc<Resolver>>,
 }
@@ -56,6 +77,8 @@ struct Target {
     host: Arc<str>,
     port: u16,
     weight: u32,
+    is_backup: bool,
+    is_near: bool,
     /// `None` for an address, which stands for itself.
     name: Option<watch::Receiver<Known>>,
     resolution: Resolution,
@@ -64,45 +87,65 @@ struct Target {
 
 struct Member {
     health: Health,
+    /// Since when it may take traffic; `None` = since always, so it does not start slowly.
+    fit_since: Option<Instant>,
     /// Of the first target that has this address.
     host: Arc<str>,
+    target: Arc<str>,
+    record: Option<Arc<Record>>,
+    ejection: Ejection,
+    circuit: Circuit,
 }
 
 impl Keeper {
     /// Publishes what is known without waiting.
     pub(super) fn new(
         upstream: Arc<Upstream>,
-        (app, pool): (&str, &str),
+        Place { app, pool, zone, workers }: Place<'_>,
         config: &PoolConfig,
+        layout: Option<Layout>,
         mut resolver: Option<Arc<Resolver>>,
     ) -> Self {
+        let zone = zone.filter(|_| config.balance.zone_aware);
         let mut watch = |host: &str| {
             resolver.get_or_insert_with(Resolver::shared).watch(Question::new(host, &config.resolve))
         };
         let mut keeper = Self {
             upstream,
-            app: app.to_owned(),
+            app: app.into(),
             pool: pool.to_owned(),
             mode: config.resolve.mode,
             check: config.check.clone(),
-            targets: config.targets.iter().map(|target| Target::new(target, &mut watch)).collect(),
+            send_proxy: config.send_proxy,
+            transport: transport_of_checks(config),
+            config: config.clone(),
+            layout,
+            workers,
+            alarm: Arc::default(),
+            ejected: 0,
+            targets: config.targets.iter().map(|target| Target::new(target, zone, &mut watch)).collect(),
             members: BTreeMap::new(),
             due: BTreeSet::new(),
             checking: HashSet::new(),
             random: RandomState::new(),
+            published: None,
             _resolver: resolver,
         };
         for target in &mut keeper.targets {
             target.follow(keeper.mode);
         }
         keeper.reconcile();
+        // Who was there from the beginning has nobody to be slower than.
+        keeper.members.values_mut().for_each(|member| member.fit_since = None);
         keeper.publish();
         keeper
     }
 
     /// Whether nothing can ever change.
     pub(super) fn is_settled(&self) -> bool {
-        self.due.is_empty() && self.targets.iter().all(|target| target.name.is_none())
+        self.due.is_empty()
+            && self.config.breaker.is_none()
+            && self.targets.iter().all(|target| target.name.is_none())
     }
 
     pub(super) async fn run(mut self, stop: CancellationToken, changed: Arc<dyn Fn() + Send + Sync>) {
@@ -110,6 +153,7 @@ impl Keeper {
         let mut news: FuturesUnordered<_> =
             names.filter_map(|(target, of)| Some(next_answer(of.name.clone()?, target))).collect();
         let mut checks = FuturesUnordered::new();
+        let alarm = Arc::clone(&self.alarm);
         loop {
             while checks.len() < CHECKS_PER_UPSTREAM_MAX
                 && let Some((address, probe)) = self.next_check()
@@ -117,8 +161,9 @@ impl Keeper {
                 checks.push(check(address, probe));
             }
             let due = self.due.first().filter(|_| checks.len() < CHECKS_PER_UPSTREAM_MAX).map(|&(at, _)| at);
+            let due = due.into_iter().chain(self.next_start()).chain(self.next_look()).min();
             let timer = async { tokio::time::sleep_until(due.unwrap_or_else(Instant::now)).await };
-            // All are cancel-safe: a token, two sets that keep what is unfinished, and a timer.
+            // All are cancel-safe: a token, two sets that keep what is unfinished, a notice and a timer.
             let is_news = tokio::select! {
                 () = stop.cancelled() => return,
                 Some((name, target)) = news.next() => {
@@ -135,7 +180,9 @@ impl Keeper {
                     }
                     is_news
                 }
-                () = timer, if due.is_some() => false,
+                () = alarm.notified() => self.look(),
+                // A check, which is no news yet, a step of a slow start, or the end of an ejection.
+                () = timer, if due.is_some() => self.look() | self.is_starting(),
             };
             if is_news && self.publish() {
                 changed();
@@ -146,22 +193,29 @@ impl Keeper {
     /// Brings the members in line with the addresses of the targets. Those that stay keep their health.
     fn reconcile(&mut self) {
         let mut before = std::mem::take(&mut self.members);
+        let is_checked = self.is_checked();
         for target in &self.targets {
             for &address in &target.addresses {
-                self.members.entry(address).or_insert_with(|| match before.remove(&address) {
-                    Some(member) => member,
-                    None if self.check.kind == CheckKind::None => {
-                        Member { health: Health::unchecked(), host: target.host.clone() }
+                self.members.entry(address).or_insert_with(|| {
+                    if let Some(member) = before.remove(&address) {
+                        return member;
                     }
-                    None => {
-                        if !self.checking.contains(&address) {
-                            self.due.insert((Instant::now(), address));
-                        }
-                        Member { health: Health::default(), host: target.host.clone() }
+                    if is_checked && !self.checking.contains(&address) {
+                        self.due.insert((Instant::now(), address));
+                    }
+                    Member {
+                        health: if is_checked { Health::default() } else { Health::unchecked() },
+                        fit_since: (!is_checked).then(Instant::now),
+                        host: target.host.clone(),
+                        target: target.written.clone(),
+                        record: Record::of(&self.config, self.workers, &self.alarm),
+                        ejection: Ejection::default(),
+                        circuit: Circuit::default(),
                     }
                 });
             }
         }
+        self.ejected = self.members.values().filter(|member| member.ejection.is_out()).count();
         self.due.retain(|(_, address)| self.members.contains_key(address));
     }
 
@@ -174,65 +228,196 @@ impl Keeper {
         let CheckConfig { kind, port, timeout, .. } = &self.check;
         let probed = SocketAddr::new(address.ip(), port.unwrap_or(address.port()));
         let host = member.host.clone();
-        Some((address, Probe { kind: kind.clone(), address: probed, host, timeout: *timeout }))
+        Some((
+            address,
+            Probe {
+                kind: kind.clone(),
+                address: probed,
+                host,
+                timeout: *timeout,
+                send_proxy: self.send_proxy,
+                transport: self.transport.clone(),
+            },
+        ))
+    }
+
+    /// When to look at what workers count, if nobody raises the alarm before.
+    fn next_look(&self) -> Option<Instant> {
+        if self.ejected == 0 && self.config.breaker.is_none() {
+            return None;
+        }
+        let now = Instant::now();
+        let circuit = |member: &Member| {
+            let is_broken = self.config.breaker.is_some() && member.record.is_some();
+            is_broken.then(|| member.circuit.next().unwrap_or(now))
+        };
+        self.members.values().flat_map(|member| [member.ejection.until(), circuit(member)]).flatten().min()
+    }
+
+    /// Takes out who fails, lets back in whose time is over, and moves the circuits on. Whether any of it happened.
+    fn look(&mut self) -> bool {
+        let (app, pool, now, all) = (&self.app, &self.pool, Instant::now(), self.members.len());
+        let mut is_news = false;
+        for (address, member) in &mut self.members {
+            let Some(record) = &member.record else { continue };
+            if member.ejection.end(now) {
+                record.forget_failures();
+                member.fit_since = Some(now);
+                self.ejected -= 1;
+                is_news = true;
+                info!(%app, pool, %address, "endpoint may serve again");
+            }
+            let outlier = &self.config.outlier;
+            if record.has_failed()
+                && !member.ejection.is_out()
+                && outlier::may_eject(self.ejected, all, outlier)
+            {
+                member.ejection.begin(outlier, now);
+                self.ejected += 1;
+                is_news = true;
+                metrics::target_ejected(app, &member.target);
+                warn!(%app, pool, %address, failures = outlier.consecutive_failures, "endpoint taken out");
+            }
+            let Some(breaker) = &self.config.breaker else { continue };
+            match member.circuit.look(record.totals(), breaker, now) {
+                Change::None => continue,
+                Change::Opened => warn!(%app, pool, %address, "circuit open: too many errors"),
+                Change::HalfOpened => record.allow_trials(breaker::TRIALS),
+                Change::Closed => {
+                    member.fit_since = Some(now);
+                    info!(%app, pool, %address, "circuit closed again");
+                }
+            }
+            is_news = true;
+            metrics::circuit(app, &member.target, member.circuit.state.number());
+        }
+        is_news
     }
 
     /// Whether the result changed anything that users see.
     fn record(&mut self, address: SocketAddr, result: Result<(), String>) -> bool {
         self.checking.remove(&address);
+        metrics::target_checked(&self.app, result.is_ok());
         // It may have left while its check was under way.
-        let Some(Member { health, .. }) = self.members.get_mut(&address) else { return false };
+        let Some(Member { health, fit_since, .. }) = self.members.get_mut(&address) else { return false };
         let before = health.available();
         let is_news = health.record(result, self.check.rise, self.check.fall);
         let now = Instant::now();
+        if before != health.available() {
+            *fit_since = Some(now);
+        }
         let random = self.random.hash_one((address, now));
         self.due.insert((now + health::pause(self.check.interval, before.is_none(), random), address));
         let (app, pool) = (&self.app, &self.pool);
         match (before, health.available(), health.last_error()) {
             (before, after, _) if before == after => {}
             // What every endpoint does when its app starts.
-            (None, Some(true), _) => debug!(app, pool, %address, "endpoint available"),
-            (_, _, None) => info!(app, pool, %address, "endpoint available again"),
-            (_, _, Some(error)) => warn!(app, pool, %address, error, "endpoint unavailable"),
+            (None, Some(true), _) => debug!(%app, pool, %address, "endpoint available"),
+            (_, _, None) => info!(%app, pool, %address, "endpoint available again"),
+            (_, _, Some(error)) => warn!(%app, pool, %address, error, "endpoint unavailable"),
         }
         is_news
     }
 
-    /// Whether there was anything new to publish.
-    fn publish(&self) -> bool {
-        let (set, status) = (self.set(), self.status());
-        let Upstream { set: old_set, status: old_status } = &*self.upstream;
-        let is_same_set = {
-            let old = old_set.load();
-            old.endpoints == set.endpoints && old.available == set.available
-        };
-        // An equal set is not published again: workers keep their state by the identity of the set.
-        if !is_same_set {
-            old_set.store(Arc::new(set));
+    /// Whether somebody gets less than its share because it is new.
+    fn is_starting(&self) -> bool {
+        !self.config.balance.slow_start.is_zero()
+            && self.members.values().any(|member| member.fit_since.is_some())
+    }
+
+    /// When the next endpoint that starts slowly gets the next tenth of its share. Forgets those that have all.
+    fn next_start(&mut self) -> Option<Instant> {
+        let slow_start = self.config.balance.slow_start;
+        if slow_start.is_zero() {
+            return None;
         }
+        let now = Instant::now();
+        let mut next: Option<Instant> = None;
+        for member in self.members.values_mut() {
+            let Some(since) = member.fit_since else { continue };
+            let mut steps = (1..=select::FULL).map(|tenth| since + slow_start * tenth / select::FULL);
+            match steps.find(|at| *at > now) {
+                Some(step) => next = Some(next.map_or(step, |next| next.min(step))),
+                None => member.fit_since = None,
+            }
+        }
+        next
+    }
+
+    /// Whether there was anything new to publish.
+    fn publish(&mut self) -> bool {
+        let (endpoints, selection) = self.choose();
+        let Upstream { set: old_set, status: old_status } = &*self.upstream;
+        let old = old_set.load();
+        // An equal set is not published again: workers keep their state by the identity of the set.
+        let is_same_set = old.endpoints == endpoints && self.published.as_ref() == Some(&selection);
+        if !is_same_set {
+            if selection.is_panic && !self.published.as_ref().is_some_and(|before| before.is_panic) {
+                let (app, pool) = (&self.app, &self.pool);
+                warn!(%app, pool, "too few endpoints are fit: all of them are used");
+            }
+            let mut set = EndpointSet::selected(endpoints, selection.clone());
+            if let Some(layout) = &self.layout {
+                let is_same_layout = old.endpoints == set.endpoints && old.available == set.available;
+                set = if is_same_layout { set.laid_out_like(&old) } else { set.laid_out(layout) };
+            }
+            old_set.store(Arc::new(set));
+            self.published = Some(selection);
+        }
+        let status = self.status();
         let is_same_status = **old_status.load() == status;
         if !is_same_status {
+            for TargetStatus { target, endpoints, .. } in status.iter().filter(|_| self.is_checked()) {
+                let is_healthy = endpoints.iter().any(|endpoint| endpoint.available == Some(true));
+                metrics::target_healthy(&self.app, target, is_healthy);
+            }
             old_status.store(Arc::new(status));
         }
         !(is_same_set && is_same_status)
     }
 
-    fn set(&self) -> EndpointSet {
+    fn is_checked(&self) -> bool {
+        self.check.kind != CheckKind::None
+    }
+
+    /// Every endpoint once, and who of them may be chosen now.
+    fn choose(&self) -> (Vec<Endpoint>, Selection) {
+        let now = Instant::now();
         let mut seen = HashSet::new();
         let mut endpoints = Vec::with_capacity(self.members.len());
-        for Target { written, weight, addresses, .. } in &self.targets {
-            let new = addresses.iter().filter(|&&address| seen.insert(address));
-            endpoints.extend(new.map(|&address| Endpoint {
-                address,
-                target: written.clone(),
-                weight: *weight,
-            }));
+        let mut candidates = Vec::with_capacity(self.members.len());
+        for target in &self.targets {
+            for &address in target.addresses.iter().filter(|&&address| seen.insert(address)) {
+                let member = &self.members[&address];
+                candidates.push(Candidate {
+                    weight: target.weight,
+                    is_backup: target.is_backup,
+                    is_near: target.is_near,
+                    is_passing: member.health.available(),
+                    is_ejected: member.ejection.is_out(),
+                    is_open: member.circuit.state.is_open(),
+                    tenths: self.tenths(member, now),
+                });
+                endpoints.push(Endpoint {
+                    record: member.record.clone(),
+                    is_on_trial: member.circuit.state.is_half_open(),
+                    ..Endpoint::new(address, target.written.clone(), target.weight)
+                });
+            }
         }
-        let is_available =
-            |endpoint: &Endpoint| self.members[&endpoint.address].health.available() == Some(true);
-        let available = (0..).zip(&endpoints).filter(|(_, endpoint)| is_available(endpoint)).map(|(i, _)| i);
-        let available = available.collect();
-        EndpointSet::new(endpoints, available)
+        (endpoints, select::select(&candidates, self.config.balance.panic_threshold))
+    }
+
+    /// How much of its share a member gets.
+    fn tenths(&self, member: &Member, now: Instant) -> u32 {
+        let slow_start = self.config.balance.slow_start;
+        match member.fit_since {
+            Some(since) if now < since + slow_start => {
+                let tenths = (now - since).as_millis() * u128::from(select::FULL) / slow_start.as_millis();
+                u32::try_from(tenths).unwrap_or(select::FULL).clamp(1, select::FULL)
+            }
+            Some(_) | None => select::FULL,
+        }
     }
 
     fn status(&self) -> Vec<TargetStatus> {
@@ -252,12 +437,18 @@ impl Keeper {
 }
 
 impl Target {
-    fn new(config: &TargetConfig, watch: &mut impl FnMut(&str) -> watch::Receiver<Known>) -> Self {
+    fn new(
+        config: &TargetConfig,
+        zone: Option<&str>,
+        watch: &mut impl FnMut(&str) -> watch::Receiver<Known>,
+    ) -> Self {
         let mut target = Self {
             written: config.address.as_str().into(),
             host: "".into(),
             port: 0,
             weight: config.weight,
+            is_backup: config.backup,
+            is_near: zone.is_none_or(|zone| config.zone.as_deref() == Some(zone)),
             name: None,
             resolution: Resolution::Failed("not `host:port`".to_owned()),
             addresses: Vec::new(),
@@ -292,6 +483,13 @@ async fn next_answer(mut name: watch::Receiver<Known>, target: usize) -> (watch:
         .await
         .expect("the resolver, which the keeper holds, feeds the name while it is listened to");
     (name, target)
+}
+
+/// Checks speak HTTP/1.1, inside TLS where everybody does. What is wrong with the files has been said by whoever
+/// prepared the generation.
+fn transport_of_checks(config: &PoolConfig) -> Option<Arc<Transport>> {
+    let config = PoolConfig { protocol: UpstreamProtocol::Http1, ..config.clone() };
+    Transport::compile(&config, true).ok().flatten()
 }
 
 async fn check(address: SocketAddr, probe: Probe) -> (SocketAddr, Result<(), String>) {

@@ -9,9 +9,17 @@ use http::{Request, header};
 use http_body_util::Empty;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+use tokio_rustls::TlsConnector;
 
-use crate::config::CheckKind;
+use crate::{
+    config::CheckKind,
+    proxy_protocol::{self, About, ProxyVersion},
+    tls::upstream::Transport,
+};
 
 const USER_AGENT: &str = "flotilla-check";
 
@@ -24,6 +32,9 @@ pub(super) struct Probe {
     pub(super) host: Arc<str>,
     /// For all of it: connect, ask, answer.
     pub(super) timeout: Duration,
+    /// What the endpoint expects of every connection: that it begins with a PROXY header.
+    pub(super) send_proxy: Option<ProxyVersion>,
+    pub(super) transport: Option<Arc<Transport>>,
 }
 
 /// `Err` says in a few words of plain English why the endpoint is not fit to serve.
@@ -42,11 +53,27 @@ async fn attempt(probe: &Probe) -> Result<(), String> {
     // Checks come for as long as the endpoint lives. A reset at the end leaves no TIME_WAIT on either side, where an
     // orderly close would leave thousands. Nothing is lost: whatever was still under way was for us alone.
     stream.set_zero_linger().map_err(|err| io_reason(&err))?;
+    if let Some(version) = probe.send_proxy {
+        let header = proxy_protocol::write(version, None, &About::default());
+        // A few bytes into an empty send buffer.
+        stream.writable().await.map_err(|err| io_reason(&err))?;
+        stream.try_write(&header).map_err(|err| io_reason(&err))?;
+    }
     match &probe.kind {
         CheckKind::None | CheckKind::Tcp => Ok(()),
         CheckKind::Http { path, host, expect } => {
             let host = host.clone().unwrap_or_else(|| with_port(&probe.host, probe.address.port()));
-            let status = ask(stream, path, &host).await?;
+            let tls = match &probe.transport {
+                Some(transport) => transport.tls(&with_port(&probe.host, probe.address.port()))?,
+                None => None,
+            };
+            let status = match tls {
+                None => ask(stream, path, &host).await?,
+                Some((config, name)) => {
+                    let stream = TlsConnector::from(config).connect(name, stream).await;
+                    ask(stream.map_err(|err| format!("TLS: {err}"))?, path, &host).await?
+                }
+            };
             let fits = expect.iter().any(|&(low, high)| (low..=high).contains(&status));
             if fits { Ok(()) } else { Err(format!("status {status}")) }
         }
@@ -54,7 +81,10 @@ async fn attempt(probe: &Probe) -> Result<(), String> {
 }
 
 /// The status of one GET. The body is not read: the verdict must not depend on its length.
-async fn ask(stream: TcpStream, path: &str, host: &str) -> Result<u16, String> {
+async fn ask<S>(stream: S, path: &str, host: &str) -> Result<u16, String>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let request = Request::get(path)
         .header(header::HOST, host)
         .header(header::USER_AGENT, USER_AGENT)
@@ -116,7 +146,14 @@ mod tests {
     }
 
     fn probe(address: SocketAddr, kind: CheckKind) -> Probe {
-        Probe { kind, address, host: "web".into(), timeout: Duration::from_secs(2) }
+        Probe {
+            kind,
+            address,
+            host: "web".into(),
+            timeout: Duration::from_secs(2),
+            send_proxy: None,
+            transport: None,
+        }
     }
 
     /// Checks an origin that reads a request head, says `answer`, and closes. Returns the verdict and what it read.

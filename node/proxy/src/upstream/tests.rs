@@ -3,7 +3,12 @@ use std::{net::SocketAddr, time::Duration};
 use tokio::{net::TcpListener, sync::watch};
 
 use super::{resolve::tests::NameServer, *};
-use crate::config::{CheckConfig, CheckKind, Family, ResolveConfig, ResolveMode, TargetConfig, TcpKeepalive};
+use crate::config::{
+    BalanceConfig, CheckConfig, CheckKind, Family, OutlierConfig, ResolveConfig, ResolveMode, TargetConfig,
+    TcpKeepalive, UpstreamProtocol,
+};
+
+const PLACE: Place<'_> = Place { app: "app", pool: "default", zone: Some("a"), workers: 1 };
 
 /// A running upstream and the means to wait for what it does.
 struct Running {
@@ -18,8 +23,7 @@ impl Running {
         let (sender, changes) = watch::channel(0);
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let changed = Arc::new(move || sender.send_modify(|count| *count += 1));
-        let upstream =
-            Upstream::start_with(resolver, pool, ("app", "default"), &tasks, stop.clone(), changed);
+        let upstream = Upstream::start_with(resolver, pool, PLACE, None, &tasks, stop.clone(), changed);
         Self { upstream, changes, tasks, stop }
     }
 
@@ -47,7 +51,7 @@ fn available(upstream: &Upstream) -> Vec<SocketAddr> {
 
 fn pool(targets: &[String], kind: CheckKind) -> PoolConfig {
     let brief = Duration::from_millis(20);
-    let target = |address: &String| TargetConfig { address: address.clone(), weight: 100 };
+    let target = |address: &String| TargetConfig::new(address, 100);
     PoolConfig {
         targets: targets.iter().map(target).collect(),
         resolve: ResolveConfig {
@@ -57,10 +61,15 @@ fn pool(targets: &[String], kind: CheckKind) -> PoolConfig {
             max_ttl: brief,
             stale: Duration::from_secs(600),
         },
-        balance: "p2c".to_owned(),
+        outlier: OutlierConfig::default(),
+        breaker: None,
+        balance: BalanceConfig { panic_threshold: 0, ..BalanceConfig::default() },
         check: CheckConfig { kind, port: None, interval: brief, timeout: 50 * brief, rise: 2, fall: 3 },
         max_idle: 1,
         idle_timeout: brief,
+        send_proxy: None,
+        protocol: UpstreamProtocol::Auto,
+        tls: None,
         tcp_keepalive: TcpKeepalive { idle: brief, interval: brief, count: 1 },
     }
 }
@@ -131,6 +140,36 @@ async fn what_passes_is_available_and_what_fails_is_not_until_it_recovers() {
     running.stop.cancel();
     running.tasks.close();
     running.tasks.wait().await;
+}
+
+#[tokio::test]
+async fn who_comes_back_starts_slowly_and_then_has_its_share() {
+    let (_up, up_address) = origin().await;
+    let (down, down_address) = origin().await;
+    let targets = [up_address, down_address].map(|address| address.to_string());
+    let mut pool = pool(&targets, CheckKind::Tcp);
+    pool.balance.slow_start = Duration::from_millis(400);
+    let mut running = Running::start(&pool, None);
+    let weights = |upstream: &Upstream| {
+        let set = upstream.set().load();
+        (0..set.available.len()).map(|entry| set.wheel.stretch(entry).1).collect::<Vec<_>>()
+    };
+    running.until("both with all of it", |upstream| weights(upstream) == [100, 100]).await;
+    drop(down);
+    running.until("one down", |upstream| available(upstream) == [up_address]).await;
+    let _back = TcpListener::bind(down_address).await.unwrap();
+    let mut least = None;
+    running
+        .until("both with all of it again", |upstream| match weights(upstream)[..] {
+            [of_up, of_back] => {
+                least = least.or(Some((of_up, of_back)));
+                of_up == of_back
+            }
+            _ => false,
+        })
+        .await;
+    let (of_up, of_back) = least.unwrap();
+    assert!(of_back * 2 <= of_up, "it began with {of_back} against {of_up}");
 }
 
 #[tokio::test]

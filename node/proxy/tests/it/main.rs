@@ -4,9 +4,16 @@
 
 mod support;
 
+mod audit;
+mod balance;
 mod bulk;
+mod canary;
+mod edge;
+mod h2;
 mod http;
 mod metrics;
+mod resilience;
+mod secure;
 mod shift;
 mod smuggling;
 mod tcp;

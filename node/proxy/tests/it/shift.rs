@@ -57,6 +57,103 @@ async fn a_connection_asks_the_new_generation_for_its_next_request_and_the_old_o
     assert_eq!(phases(&proxy), [(1, Phase::Serving)]);
 }
 
+/// A client of its own: every address of 127.0.0.0/8 is this machine.
+async fn connect_as(client: u8, listen: SocketAddr) -> TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from(([127, 0, 1, client], 0))).unwrap();
+    socket.connect(listen).await.unwrap()
+}
+
+#[tokio::test]
+async fn two_generations_share_the_clients_and_a_client_only_moves_to_the_newer_one() {
+    let (one, two) = (Origin::http("one").await, Origin::http("two").await);
+    let proxy = proxy();
+    let (first, listen) = app(Http, &[one.address]);
+    let second = next(&first, &[two.address]);
+    serve(&proxy, &first).await;
+    let mut clients = Vec::new();
+    for client in 0..=255 {
+        clients.push(connect_as(client, listen).await);
+    }
+    proxy.prepare(second.clone()).await.unwrap();
+    let shares = |proxy: &Proxy| -> Vec<u8> { proxy.status().iter().map(|status| status.percent).collect() };
+    let mut before = vec![false; clients.len()];
+    for percent in [10, 50, 90] {
+        proxy.share("web", 2, percent, 1).unwrap();
+        assert_eq!(shares(&proxy), [100 - percent, percent]);
+        assert_eq!(phases(&proxy), [(1, Phase::Serving), (2, Phase::Serving)]);
+        // Connections that were there before the shift take part in it.
+        let mut moved = Vec::new();
+        for (client, stream) in clients.iter_mut().enumerate() {
+            let is_new = get(stream, "/").await.1 == "two";
+            assert!(is_new || !before[client], "client {client} moved back at {percent} %");
+            moved.push(is_new);
+            let mut again = connect_as(u8::try_from(client).unwrap(), listen).await;
+            assert_eq!(get(&mut again, "/").await.1 == "two", is_new, "client {client} is on both sides");
+        }
+        let share = moved.iter().filter(|is_new| **is_new).count() * 100 / clients.len();
+        assert!(share.abs_diff(percent.into()) < 10, "{share} % instead of {percent} %");
+        before = moved;
+    }
+    // The newer one goes, and the other has everybody at once.
+    proxy.drain("web", 2).unwrap();
+    assert_eq!(shares(&proxy), [100, 0]);
+    for stream in &mut clients {
+        assert_eq!(get(stream, "/").await.1, "one");
+    }
+    proxy.share("web", 2, 1, 1).unwrap();
+    proxy.serve("web", 2).unwrap();
+    assert_eq!(
+        (shares(&proxy), phases(&proxy)),
+        (vec![0, 100], vec![(1, Phase::Prepared), (2, Phase::Serving)])
+    );
+    for stream in &mut clients {
+        assert_eq!(get(stream, "/").await.1, "two");
+    }
+    assert!(proxy.share("web", 3, 1, 2).is_err(), "there is no such generation");
+}
+
+#[tokio::test]
+async fn a_port_that_only_one_of_two_generations_names_is_that_ones_alone() {
+    let (one, two) = (Origin::http("one").await, Origin::http("two").await);
+    let proxy = proxy();
+    let (first, old_listen) = app(Http, &[one.address]);
+    let (other, new_listen) = app(Http, &[two.address]);
+    let second = AppConfig { generation: 2, ..other };
+    serve(&proxy, &first).await;
+    proxy.prepare(second).await.unwrap();
+    proxy.share("web", 2, 50, 1).unwrap();
+    for client in 0..20 {
+        assert_eq!(get(&mut connect_as(client, old_listen).await, "/").await.1, "one");
+        assert_eq!(get(&mut connect_as(client, new_listen).await, "/").await.1, "two");
+    }
+}
+
+#[tokio::test]
+async fn each_generation_is_told_apart_by_what_it_has_done() {
+    let bad = "HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    let (one, two) = (Origin::http("one").await, Origin::once(bad, After::Close).await);
+    let proxy = proxy();
+    let (first, listen) = app(Http, &[one.address]);
+    serve(&proxy, &first).await;
+    proxy.prepare(next(&first, &[two.address])).await.unwrap();
+    proxy.share("web", 2, 50, 1).unwrap();
+    let mut failed = 0;
+    for client in 0..100 {
+        failed += u64::from(get(&mut connect_as(client, listen).await, "/").await.0 == 500);
+    }
+    assert!((20..80).contains(&failed), "{failed} of 100");
+    eventually("all requests are counted", || {
+        let status = proxy.status();
+        status[0].tally.requests + status[1].tally.requests == 100
+    })
+    .await;
+    let status = proxy.status();
+    assert_eq!((status[0].tally.requests, status[0].tally.errors), (100 - failed, 0));
+    assert_eq!((status[1].tally.requests, status[1].tally.errors), (failed, failed));
+    assert_eq!(status[1].tally.latency.iter().sum::<u64>(), failed);
+}
+
 #[tokio::test]
 async fn two_hundred_shifts_lose_no_connection() {
     for protocol in [Tcp, Http] {
@@ -178,7 +275,7 @@ async fn what_cannot_work_is_refused_before_a_port_is_touched() {
     for (change, want) in [
         ((|app| app.ports.push(app.ports[0].clone())) as Change, "named twice"),
         (|app| app.ports[0].port = 0, "not a port"),
-        (|app| app.pools.get_mut("default").unwrap().balance = "dice".into(), "`dice`"),
+        (|app| app.pools.get_mut("default").unwrap().balance.strategy = "dice".into(), "`dice`"),
         (|app| app.pools.clear(), "needs the pool"),
     ] {
         let proxy = proxy();

@@ -183,7 +183,10 @@ fn without_a_default_pool_an_unclaimed_request_has_no_route() {
         pool: "p".to_owned(),
     };
     let router = Router::compile(&[route], &["p".to_owned()]).unwrap();
-    assert_eq!(router.route("h", "/", &Method::GET), Some(Route { name: Some("r"), pool: 0 }));
+    assert_eq!(
+        router.route("h", "/", &Method::GET),
+        Some(Route { name: Some("r"), index: Some(0), pool: 0 })
+    );
     assert_eq!(router.route("i", "/", &Method::GET), None);
 }
 

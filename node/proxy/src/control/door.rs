@@ -1,0 +1,91 @@
+//! A private way in to one generation: a listener on the loopback that leads to it whoever serves its
+//! ports. What comes in there is accepted, routed, balanced and counted as a client of the app is.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
+
+use arc_swap::ArcSwapOption;
+
+use super::State;
+use crate::{
+    config::Protocol,
+    generation::{Serving, Slot},
+    socket::PortSockets,
+};
+
+/// One worker takes the few who come in by a door.
+pub(crate) const DOOR_WORKER: usize = 0;
+
+pub(crate) struct Opened {
+    pub(crate) slot: Arc<Slot>,
+    pub(crate) sockets: Arc<PortSockets>,
+    pub(crate) address: SocketAddr,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum DoorError {
+    #[error(transparent)]
+    UnknownGeneration(#[from] super::UnknownGeneration),
+    #[error("the generation has no {}", wanted(*.port, *.protocol))]
+    NoSuchPort { port: Option<u16>, protocol: Option<Protocol> },
+    #[error("open a door: {0}")]
+    Io(#[from] io::Error),
+}
+
+fn wanted(port: Option<u16>, protocol: Option<Protocol>) -> String {
+    let protocol = match protocol {
+        Some(Protocol::Http) => "HTTP ",
+        Some(Protocol::Tcp) => "TCP ",
+        None => "",
+    };
+    match port {
+        Some(port) => format!("{protocol}port {port}"),
+        None => format!("{protocol}port"),
+    }
+}
+
+impl State {
+    /// Behind the first port of the generation that is `port` and speaks `protocol`, where given.
+    pub(crate) fn open_door(
+        &mut self,
+        app: &str,
+        number: u64,
+        port: Option<u16>,
+        protocol: Option<Protocol>,
+    ) -> Result<Opened, DoorError> {
+        let entry = self.entry(app, number).ok_or(super::UnknownGeneration(number))?;
+        let fits = |known: &&crate::config::PortConfig| {
+            port.is_none_or(|port| port == known.port)
+                && protocol.is_none_or(|protocol| protocol == known.protocol)
+        };
+        let config = entry.generation.config.ports.iter().find(fits);
+        let config = config.ok_or(DoorError::NoSuchPort { port, protocol })?;
+        let serving = Serving {
+            generation: Arc::clone(&entry.generation),
+            protocol: config.protocol,
+            max_connections: 0,
+            // Who comes in here speaks plainly, and comes from this node.
+            edge: None,
+            visitors: None,
+            closing: false,
+            split: None,
+        };
+        let label = config.port;
+        let sockets = PortSockets::bind(IpAddr::V4(Ipv4Addr::LOCALHOST), 0, 1)?;
+        sockets.listen()?;
+        let address = sockets.local_address()?;
+        self.last_id += 1;
+        let slot = Slot {
+            id: self.last_id,
+            address: address.ip(),
+            // The port it stands for: a label of metrics, of which a door is not to make new ones.
+            port: label,
+            serving: Arc::new(ArcSwapOption::from_pointee(serving)),
+            gate: Arc::default(),
+        };
+        Ok(Opened { slot: Arc::new(slot), sockets: Arc::new(sockets), address })
+    }
+}

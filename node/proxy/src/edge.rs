@@ -1,0 +1,469 @@
+//! Between accept and the protocol: who may come in, who the client really is, and whether it speaks TLS.
+//!
+//! A listener with none of this asked for pays one comparison per connection. What waits here, waits under a
+//! deadline and holds its place like every other connection.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use rustls::ProtocolVersion;
+use tokio::{io::Interest, net::TcpStream};
+use tokio_rustls::LazyConfigAcceptor;
+
+use crate::{
+    access::{Access, Networks},
+    admission::{Full, Place, Sources},
+    client_hello::{self, Peeked},
+    clock::{Expired, Timer},
+    config::{AppConfig, PortConfig, Protocol, ProxyProtocol},
+    generation::{LocalPort, LocalServing},
+    http::{self, headers::Seen},
+    metrics::TlsCells,
+    proxy_protocol::{self, Header, Parsed},
+    session::{Admitted, End, reset_on_close},
+    stream::Stream,
+    tcp::{self, Before},
+    tls::Tls,
+    worker::Worker,
+};
+
+/// From accept to the last byte of a PROXY header. A proxy sends it with its first packet; three seconds are one
+/// that got lost.
+const PROXY_HEADER_TIMEOUT: Duration = Duration::from_secs(3);
+/// From there to the last byte of a client hello that is only looked at.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a port does before the protocol begins. None of it: there is no such thing for the port.
+pub(crate) struct Edge {
+    pub(crate) tls: Option<Arc<Tls>>,
+    proxy: Option<ProxyIn>,
+    /// Routes choose by the name in the client's hello, which is looked at where it is passed on.
+    routes_by_name: bool,
+}
+
+struct ProxyIn {
+    trusted: Networks,
+    is_required: bool,
+}
+
+impl Edge {
+    /// `before`: of the same port in other generations of the app.
+    pub(crate) fn compile(
+        port: &PortConfig,
+        app: &AppConfig,
+        before: Option<&Arc<Edge>>,
+    ) -> Result<Option<Arc<Edge>>, String> {
+        let before_tls = before.and_then(|edge| edge.tls.as_ref());
+        let tls = match (&port.tls, before_tls) {
+            (None, _) => None,
+            (Some(config), Some(known)) if known.config == *config => Some(Arc::clone(known)),
+            (Some(config), known) => {
+                let tls = Tls::load(config, known.map(|known| &**known));
+                Some(Arc::new(tls.map_err(|error| format!("port {}: {error}", port.port))?))
+            }
+        };
+        let proxy = match port.proxy_protocol {
+            ProxyProtocol::Off => None,
+            accepted @ (ProxyProtocol::Accept | ProxyProtocol::Require) => Some(ProxyIn {
+                trusted: Networks::new(&port.trusted_proxies),
+                is_required: accepted == ProxyProtocol::Require,
+            }),
+        };
+        // Beside HTTP ports the routes are for requests.
+        let is_tcp = app.ports.iter().all(|port| port.protocol == Protocol::Tcp);
+        let routes_by_name = is_tcp && !app.routes.is_empty();
+        let has_work = tls.is_some() || proxy.is_some() || routes_by_name;
+        Ok(has_work.then(|| Arc::new(Edge { tls, proxy, routes_by_name })))
+    }
+}
+
+/// Who may connect to an app, where it says so.
+pub(crate) struct Visitors {
+    access: Option<Access>,
+    /// Connections by client, over all generations of the app, and how many each may have.
+    sources: Option<(Arc<Sources>, usize)>,
+}
+
+impl Visitors {
+    /// `None`: everybody, as often as they like. `sources` is made by the first generation that counts.
+    pub(crate) fn compile(app: &AppConfig, sources: &mut Option<Arc<Sources>>) -> Option<Arc<Visitors>> {
+        let access = Access::new(&app.access.allow, &app.access.deny);
+        let max = app.limits.max_connections_per_source;
+        let sources = (max > 0).then(|| (Arc::clone(sources.get_or_insert_default()), max));
+        (access.is_some() || sources.is_some()).then(|| Arc::new(Visitors { access, sources }))
+    }
+}
+
+/// What is known of a client before it says anything itself.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    /// Its address, by a trusted proxy's word where there is one.
+    pub(crate) peer: SocketAddr,
+    /// What it connected to, by the same word.
+    pub(crate) local: Option<SocketAddr>,
+    /// What the proxy said besides.
+    pub(crate) tlvs: Bytes,
+    pub(crate) tls: Option<TlsSession>,
+}
+
+/// What was agreed on in a handshake.
+#[derive(Clone, Debug)]
+pub(crate) struct TlsSession {
+    pub(crate) alpn: Option<Vec<u8>>,
+    /// The name the client asked for.
+    pub(crate) name: Option<String>,
+}
+
+impl Client {
+    pub(crate) fn new(peer: SocketAddr) -> Client {
+        Client { peer, local: None, tlvs: Bytes::new(), tls: None }
+    }
+}
+
+/// Why a connection does not come in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refused {
+    Node,
+    Source,
+    App,
+    Access,
+    ProxyHeader,
+}
+
+/// Lets a connection in of which nothing has to be learned first.
+pub(crate) fn admit(
+    worker: &Worker,
+    port: &LocalPort,
+    serving: &LocalServing,
+    stream: &TcpStream,
+    peer: SocketAddr,
+) -> Option<Admitted> {
+    let place = worker.shared.admission.admit(peer.ip()).map_err(Refused::from);
+    match place.and_then(|place| enter(port, serving, place, peer)) {
+        Ok(admitted) => Some(admitted),
+        Err(refused) => {
+            turn_away(worker, serving, stream, refused);
+            None
+        }
+    }
+}
+
+fn enter(
+    port: &LocalPort,
+    serving: &LocalServing,
+    place: Place,
+    client: SocketAddr,
+) -> Result<Admitted, Refused> {
+    let generation = &serving.serving.generation;
+    let mut source = None;
+    if let Some(visitors) = &serving.serving.visitors {
+        if visitors.access.as_ref().is_some_and(|access| !access.admits(client.ip())) {
+            return Err(Refused::Access);
+        }
+        if let Some((sources, max)) = &visitors.sources {
+            source = Some(sources.take(client.ip(), *max).ok_or(Refused::Source)?);
+        }
+    }
+    let app = generation.gate.pass(generation.config.limits.max_connections).ok_or(Refused::App)?;
+    let on_port = port.slot.gate.pass(serving.serving.max_connections).ok_or(Refused::App)?;
+    Ok(Admitted::new(serving, (place, app, on_port, source)))
+}
+
+fn turn_away(worker: &Worker, serving: &LocalServing, stream: &TcpStream, refused: Refused) {
+    let cells = &serving.local.cells;
+    match refused {
+        Refused::Node | Refused::App => {
+            worker.limits.connections.one();
+            cells.rejected_limit.one();
+        }
+        Refused::Source => {
+            worker.limits.per_source.one();
+            cells.rejected_limit.one();
+        }
+        Refused::Access => cells.rejected_access.one(),
+        Refused::ProxyHeader => cells.rejected_proxy_header.one(),
+    }
+    let is_plain = serving.serving.edge.as_ref().is_none_or(|edge| edge.tls.is_none());
+    match (serving.serving.protocol, refused) {
+        (Protocol::Http, Refused::App) if is_plain => http::refuse(stream),
+        (Protocol::Http, Refused::Node | Refused::Source | Refused::App) => {}
+        // A client must not take this for a service that had nothing to say.
+        (Protocol::Tcp, _) | (Protocol::Http, Refused::Access | Refused::ProxyHeader) => {
+            reset_on_close(stream)
+        }
+    }
+}
+
+impl From<Full> for Refused {
+    fn from(full: Full) -> Refused {
+        match full {
+            Full::Node => Refused::Node,
+            Full::Source => Refused::Source,
+        }
+    }
+}
+
+/// Serves a connection of a port that has an [`Edge`].
+pub(crate) async fn serve(
+    worker: Rc<Worker>,
+    port: Rc<LocalPort>,
+    serving: Rc<LocalServing>,
+    stream: TcpStream,
+    peer: SocketAddr,
+) {
+    let timer = worker.clock.timer();
+    let mut client = Client::new(peer);
+    let identified = identify(&worker, &timer, &serving, &stream, &mut client).await;
+    let serving =
+        if client.peer.ip() == peer.ip() { serving } else { known(&worker, &port, serving, &client) };
+    let admitted = match identified {
+        Ok(place) => enter(&port, &serving, place, client.peer),
+        Err(refused) => Err(refused),
+    };
+    let mut admitted = match admitted {
+        Ok(admitted) => admitted,
+        Err(refused) => return turn_away(&worker, &serving, &stream, refused),
+    };
+    let edge = serving.serving.edge.as_ref().expect("the caller has seen it");
+    if edge.tls.is_some() {
+        let timeout = serving.local.generation.config.timeouts.tls_handshake;
+        let cells = serving.tls.as_ref().expect("made with the edge");
+        match shake_hands(&worker, &timer, &port, cells, client.peer.ip(), stream, timeout).await {
+            // The hello chose: it may be a later generation than the one that was there at accept.
+            Ok((serving, stream, tls)) => {
+                client.tls = Some(tls);
+                start(worker, port, serving, timer, stream, client, admitted).await;
+            }
+            Err(end) => admitted.end(end),
+        }
+        return;
+    }
+    if edge.routes_by_name {
+        match look_for_name(&worker, &timer, &stream).await {
+            Ok((name, read)) => {
+                let before = Before { timer, client, name, read };
+                tcp::serve_known(worker, serving, stream.into(), before, admitted).await;
+            }
+            Err(end) => {
+                reset_on_close(&stream);
+                admitted.end(end);
+            }
+        }
+        return;
+    }
+    start(worker, port, serving, timer, stream.into(), client, admitted).await;
+}
+
+/// Where two generations share the port, the client that the header names decides and not the balancer
+/// that sent it. A generation without an edge would take what is read already for a part of the session.
+fn known(worker: &Worker, port: &LocalPort, before: Rc<LocalServing>, client: &Client) -> Rc<LocalServing> {
+    let known = port.choose(worker, client.peer.ip()).filter(|serving| serving.serving.edge.is_some());
+    known.unwrap_or(before)
+}
+
+async fn start(
+    worker: Rc<Worker>,
+    port: Rc<LocalPort>,
+    serving: Rc<LocalServing>,
+    timer: Rc<Timer>,
+    stream: Stream,
+    client: Client,
+    admitted: Admitted,
+) {
+    match serving.serving.protocol {
+        Protocol::Tcp => {
+            let edge = serving.serving.edge.as_ref().filter(|edge| edge.routes_by_name);
+            let name = edge.and(client.tls.as_ref()).and_then(|tls| tls.name.clone());
+            let before = Before { timer, client, name, read: Bytes::new() };
+            tcp::serve_known(worker, serving, stream, before, admitted).await;
+        }
+        Protocol::Http => {
+            let local_port = client.local.map_or(port.slot.port, |local| local.port());
+            let seen = Seen::new(client.peer, local_port, client.tls.is_some());
+            match stream {
+                Stream::Plain(stream) => http::serve(worker, port, serving, stream, seen, admitted).await,
+                stream @ Stream::Tls(_)
+                    if client.tls.is_some_and(|tls| tls.alpn.as_deref() == Some(b"h2")) =>
+                {
+                    let mut admitted = admitted;
+                    admitted.end(http::h2::serve(worker, port, timer, seen, stream).await);
+                }
+                stream @ Stream::Tls(_) => http::serve(worker, port, serving, stream, seen, admitted).await,
+            }
+        }
+    }
+}
+
+/// Takes a place for the connection, and reads the PROXY header where one is due.
+async fn identify(
+    worker: &Worker,
+    timer: &Rc<Timer>,
+    serving: &LocalServing,
+    stream: &TcpStream,
+    client: &mut Client,
+) -> Result<Place, Refused> {
+    let admission = &worker.shared.admission;
+    let edge = serving.serving.edge.as_ref().expect("the caller has seen it");
+    let Some(proxy) = &edge.proxy else { return Ok(admission.admit(client.peer.ip())?) };
+    if !proxy.trusted.contains(client.peer.ip()) {
+        if proxy.is_required {
+            return Err(Refused::ProxyHeader);
+        }
+        return Ok(admission.admit(client.peer.ip())?);
+    }
+    // Not counted for the proxy, which has many clients.
+    let mut place = admission.enter()?;
+    let until = worker.clock.after(PROXY_HEADER_TIMEOUT);
+    let header = match worker.clock.within(timer, until, read_proxy_header(stream)).await {
+        Ok(Ok(header)) => header,
+        Ok(Err(error)) => {
+            tracing::debug!(peer = %client.peer, %error, "PROXY header");
+            return Err(Refused::ProxyHeader);
+        }
+        Err(Expired::Deadline) => {
+            worker.limits.proxy_header_timeout.one();
+            return Err(Refused::ProxyHeader);
+        }
+        Err(Expired::Cut) => return Err(Refused::ProxyHeader),
+    };
+    if let Some((from, to)) = header.addresses {
+        client.peer = from;
+        client.local = Some(to);
+    }
+    client.tlvs = header.tlvs;
+    place.attribute(client.peer.ip())?;
+    Ok(place)
+}
+
+/// Takes the header off the stream and not a byte more: what follows is read by others, or by the kernel.
+async fn read_proxy_header(stream: &TcpStream) -> io::Result<Header> {
+    let mut header = BytesMut::zeroed(proxy_protocol::HEADER_BYTES_MAX);
+    let mut taken = 0;
+    loop {
+        let seen = taken + stream.peek(&mut header[taken..]).await?;
+        if seen == taken {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let parsed = proxy_protocol::parse(&header[..seen])
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        let (header_is, take) = match parsed {
+            Parsed::Complete(header, length) => (Some(header), length),
+            // All of it is header; taken off, so that the next look waits for more.
+            Parsed::Incomplete => (None, seen),
+        };
+        while taken < take {
+            match stream.try_read(&mut header[taken..take]) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(n) => taken += n,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    stream.ready(Interest::READABLE).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if let Some(header) = header_is {
+            return Ok(header);
+        }
+    }
+}
+
+/// The name in a client's hello, and everything read so far.
+async fn look_for_name(
+    worker: &Worker,
+    timer: &Rc<Timer>,
+    stream: &TcpStream,
+) -> Result<(Option<String>, Bytes), End> {
+    let look = async {
+        let mut read = BytesMut::zeroed(client_hello::HELLO_BYTES_MAX);
+        let mut length = 0;
+        loop {
+            stream.readable().await?;
+            match stream.try_read(&mut read[length..]) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(n) => length += n,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(error) => return Err(error),
+            }
+            match client_hello::peek(&read[..length]) {
+                Ok(Peeked::Incomplete) => {}
+                Ok(Peeked::Name(name)) => return Ok((name, Bytes::copy_from_slice(&read[..length]))),
+                Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+            }
+        }
+    };
+    let until = worker.clock.after(HELLO_TIMEOUT);
+    match worker.clock.within(timer, until, Box::pin(look)).await {
+        Ok(Ok(found)) => Ok(found),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "client hello");
+            Err(End::Reset)
+        }
+        Err(expired) => {
+            if expired == Expired::Deadline {
+                worker.limits.tls_handshake_timeout.one();
+            }
+            Err(expired.into())
+        }
+    }
+}
+
+type Agreed = (Rc<LocalServing>, Stream, TlsSession);
+
+async fn shake_hands(
+    worker: &Worker,
+    timer: &Rc<Timer>,
+    port: &LocalPort,
+    cells: &TlsCells,
+    client: IpAddr,
+    stream: TcpStream,
+    timeout: Duration,
+) -> Result<Agreed, End> {
+    let until = worker.clock.after(timeout);
+    // Boxed: nothing of a handshake is left in the task of a session that lives for days.
+    match worker.clock.within(timer, until, Box::pin(agree(worker, port, client, stream))).await {
+        Ok(Ok((agreed, version))) => {
+            match version {
+                Some(ProtocolVersion::TLSv1_3) => cells.ok_v13.one(),
+                Some(_) | None => cells.ok_v12.one(),
+            }
+            Ok(agreed)
+        }
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "TLS handshake");
+            cells.failed.one();
+            Err(End::Reset)
+        }
+        Err(expired) => {
+            cells.timeout.one();
+            worker.limits.tls_handshake_timeout.one();
+            Err(expired.into())
+        }
+    }
+}
+
+async fn agree(
+    worker: &Worker,
+    port: &LocalPort,
+    client: IpAddr,
+    stream: TcpStream,
+) -> io::Result<(Agreed, Option<ProtocolVersion>)> {
+    let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
+    let serving = port.choose(worker, client).expect("a port keeps what it served last");
+    let Some(tls) = serving.serving.edge.as_ref().and_then(|edge| edge.tls.as_ref()) else {
+        return Err(io::Error::other("the port no longer ends TLS"));
+    };
+    let stream = hello.into_stream(tls.current()).await?;
+    let (_, session) = stream.get_ref();
+    let version = session.protocol_version();
+    let about = TlsSession {
+        alpn: session.alpn_protocol().map(<[u8]>::to_vec),
+        name: session.server_name().map(str::to_owned),
+    };
+    Ok(((serving, Stream::Tls(Box::new(stream.into())), about), version))
+}
