@@ -1,8 +1,13 @@
 //! Everything that can be written to the log, and every answer.
 
-use flotilla_spec::{AppName, AppSpec};
+use std::time::Duration;
 
-use crate::fleet::{Availability, ClusterId, Desired, GenerationId, Member, NodeId, Step, Timestamp};
+use flotilla_spec::{AppName, AppSpec, Replicas};
+
+use crate::fleet::{
+    Availability, Balancer, ClusterId, Desired, DrainPhase, GenerationId, Member, NodeId, Steer, Step,
+    Timestamp,
+};
 
 /// One log entry: commands of several writers, applied in order, each answered on its own.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,6 +49,17 @@ pub enum Change {
         node: NodeId,
         availability: Availability,
     },
+    /// The node gives its traffic up, phase by phase, and is cut off after `deadline`.
+    DrainNode {
+        node: NodeId,
+        deadline: Duration,
+        /// How long no session may have begun before the node counts as quiet.
+        quiet: Duration,
+        /// Out of the cluster afterwards.
+        leaves: bool,
+        /// Straight to the end: the node is gone already.
+        cut: bool,
+    },
     /// All or nothing.
     ApplyApps {
         apps: Vec<ApplyApp>,
@@ -58,6 +74,28 @@ pub enum Change {
         to: Option<u64>,
         if_version: Option<u64>,
         placed: Vec<NodeId>,
+    },
+    /// A user's word to the rollout of an app.
+    Steer {
+        app: AppName,
+        if_version: Option<u64>,
+        steer: Steer,
+    },
+    /// Overrides the number of replicas of the spec; `None`: the spec's again.
+    ScaleApp {
+        app: AppName,
+        replicas: Option<Replicas>,
+        if_version: Option<u64>,
+    },
+    /// A load balancer outside is told where apps serve from now on.
+    PutBalancer {
+        name: String,
+        balancer: Balancer,
+        /// Else a balancer of that name must not exist.
+        replace: bool,
+    },
+    RemoveBalancer {
+        name: String,
     },
     /// A new leader takes the rollouts over.
     TakeControl {
@@ -92,7 +130,7 @@ pub enum Transition {
     RollBack { app: AppName, generation: GenerationId, reason: String },
     /// Every node is back at `from`.
     RolledBack { app: AppName, generation: GenerationId },
-    /// Stop where it stands, because the spec says `auto_rollback = false`: the user decides.
+    /// Stop where it stands: it may not turn back by itself, or cannot get back. The user decides.
     Pause { app: AppName, generation: GenerationId, reason: String },
     /// One node's desired state for one generation, upwards only and never to serve (Drain, Remove):
     /// for what has been withdrawn, or a node that gives an app back.
@@ -101,6 +139,15 @@ pub enum Transition {
     Forget { node: NodeId, app: AppName, generation: GenerationId },
     /// Placement gained a node for the serving generation.
     Place { app: AppName, generation: GenerationId, node: NodeId },
+    /// Something a node reported that is worth an event and changes nothing else.
+    Note { app: AppName, node: NodeId, message: String },
+    /// Processes of others have these ports of the node: entries of `listen` that let the cluster
+    /// choose get other ones.
+    ChoosePorts { node: NodeId, app: AppName, generation: GenerationId, taken: Vec<u16> },
+    /// The next phase of a drain.
+    AdvanceDrain { node: NodeId, phase: DrainPhase, why: String },
+    /// What the autoscaler decided, and how many replicas no node has room for.
+    Scale { app: AppName, replicas: u32, short: u32, reason: String },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -150,16 +197,26 @@ pub enum Rejection {
     NoPlacement { app: AppName, why: String },
     #[error("app `{app}` has no version {version} in its history")]
     NoSuchVersion { app: AppName, version: u64 },
+    #[error("node {node} is the last one of the cluster")]
+    LastMember { node: String },
     #[error("there is no node {node}")]
     NoSuchNode { node: NodeId },
     #[error("a node named `{name}` is a member already (id {node})")]
     NameTaken { name: String, node: NodeId },
     #[error("the region has {max} apps, which is the limit")]
     TooManyApps { max: usize },
+    #[error("the rollout of app `{app}` cannot be told that: {why}")]
+    CannotSteer { app: AppName, why: String },
     #[error("the cluster has been initialised already (id {id})")]
     AlreadyInitialised { id: ClusterId },
     #[error("the cluster has not been initialised")]
     NotInitialised,
+    #[error("there is no balancer `{name}`")]
+    NoSuchBalancer { name: String },
+    #[error("there is a balancer `{name}` already")]
+    BalancerExists { name: String },
+    #[error("{why}")]
+    InvalidBalancer { why: String },
     /// The coordinator that proposed this has been succeeded.
     #[error("term {proposed} is over: term {current} is in control")]
     StaleTerm { proposed: u64, current: u64 },

@@ -5,7 +5,7 @@
 //! publishing a new `Fleet` copies pointers and not ten thousand specs.
 //!
 //! What each part means, and which commands change it, is in the file of that part: `app` (apps and
-//! their generations), `assignment` (what a node is asked), `rollout`, `member`, `port`.
+//! their generations), `assignment` (what a node is asked), `rollout`, `scale`, `member`, `drain`, `port`, `balancer`.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -19,17 +19,23 @@ use crate::{Change, Command, Rejection, Reply, RequestId, Transition};
 
 mod app;
 mod assignment;
+mod balancer;
 mod check;
+mod drain;
 mod id;
 mod member;
 mod port;
 mod rollout;
+mod scale;
 
 pub use app::{App, Cause, Generation, GenerationState, HistoryEntry, spec_digest};
-pub use assignment::{Assignment, Desired, takes_traffic};
+pub use assignment::{Assignment, Desired, Traffic, traffic};
+pub use balancer::{BALANCERS_MAX, Balancer, BalancerKind, Haproxy};
+pub use drain::{DRAIN_DEADLINE, DRAIN_QUIET, Drain, DrainPhase};
 pub use id::{ClusterId, GenerationId, NodeId, Timestamp};
 pub use member::{Availability, Member};
-pub use rollout::{Rollout, RolloutState, Step};
+pub use rollout::{Promotion, Rollout, RolloutState, Steer, Step};
+pub use scale::{Scale, ScaledBy};
 
 /// Versions of an app that `history` shows and `rollback --to` can reach.
 pub const HISTORY_MAX: usize = 10;
@@ -57,6 +63,8 @@ pub struct Fleet {
     /// Keyed by the generation a rollout leads to: one rollout per generation, and only the one to an
     /// app's wanted generation may be unfinished. Finished ones stay as long as their generation does.
     pub rollouts: BTreeMap<(AppName, GenerationId), Arc<Rollout>>,
+    /// By their names.
+    pub balancers: BTreeMap<String, Arc<Balancer>>,
     pub events: VecDeque<Arc<Event>>,
     pub requests: BTreeMap<String, Arc<AnsweredRequest>>,
 }
@@ -133,11 +141,23 @@ impl Fleet {
             Change::AddMember { member } => self.add_member(at, NodeId(at.index), member),
             Change::UpdateMember { node, member } => self.update_member(at, *node, member),
             Change::SetAvailability { node, availability } => self.set_availability(at, *node, *availability),
+            Change::DrainNode { node, deadline, quiet, leaves, cut } => {
+                self.drain_node(at, *node, (*deadline, *quiet), *leaves, *cut)
+            }
             Change::ApplyApps { apps } => self.apply_apps(at, apps),
             Change::DeleteApp { app, if_version } => self.delete_app(at, app, *if_version),
             Change::Rollback { app, to, if_version, placed } => {
                 self.roll_back_app(at, app, *to, *if_version, placed)
             }
+            Change::Steer { app, if_version, steer } => {
+                self.steer(at, app, *if_version, *steer)?;
+                Ok(Reply::Done)
+            }
+            Change::ScaleApp { app, replicas, if_version } => self.scale_app(at, app, *replicas, *if_version),
+            Change::PutBalancer { name, balancer, replace } => {
+                self.put_balancer(at, name, balancer, *replace)
+            }
+            Change::RemoveBalancer { name } => self.remove_balancer(at, name),
             Change::TakeControl { term, node } => self.take_control(at, *term, *node),
             Change::Coordinate { term, transition } => {
                 let current = self.cluster.controller.term;
@@ -161,8 +181,25 @@ impl Fleet {
             }
             Transition::Forget { node, app, generation } => self.forget(at, *node, app, *generation),
             Transition::Place { app, generation, node } => self.place(at, app, *generation, *node),
+            Transition::Note { app, node, message } => self.note(at, app, *node, message),
+            Transition::ChoosePorts { node, app, generation, taken } => {
+                self.choose_other_ports(at, *node, app, *generation, taken)
+            }
+            Transition::AdvanceDrain { node, phase, why } => self.advance_drain(at, *node, *phase, why),
+            Transition::Scale { app, replicas, short, reason } => {
+                self.autoscale(at, app, *replicas, *short, reason)
+            }
         }?;
         Ok(Reply::Done)
+    }
+
+    fn note(&mut self, at: At, app: &AppName, node: NodeId, message: &str) -> Result<(), Rejection> {
+        if !self.apps.contains_key(app) {
+            return Err(Rejection::NoSuchApp { app: app.clone() });
+        }
+        let what = format!("node {}: {message}", self.node_name(node));
+        self.record(at, Some(app), Some(node), what);
+        Ok(())
     }
 
     fn answered(&self, request: &RequestId) -> Option<Answer> {

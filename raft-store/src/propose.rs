@@ -218,15 +218,21 @@ fn subjects(change: &Change) -> Vec<Subject> {
         Change::InitCluster { .. }
         | Change::AddMember { .. }
         | Change::UpdateMember { .. }
-        | Change::SetAvailability { .. } => vec![Subject::Members],
+        | Change::SetAvailability { .. }
+        | Change::DrainNode { .. } => vec![Subject::Members],
         Change::ApplyApps { apps } => apps.iter().map(|app| Subject::App(app.spec.name.clone())).collect(),
-        Change::DeleteApp { app, .. } | Change::Rollback { app, .. } => vec![Subject::App(app.clone())],
-        Change::TakeControl { .. } => Vec::new(),
-        Change::Coordinate { transition, .. } => vec![Subject::App(transition_app(transition).clone())],
+        Change::DeleteApp { app, .. }
+        | Change::Rollback { app, .. }
+        | Change::Steer { app, .. }
+        | Change::ScaleApp { app, .. } => {
+            vec![Subject::App(app.clone())]
+        }
+        Change::PutBalancer { .. } | Change::RemoveBalancer { .. } | Change::TakeControl { .. } => Vec::new(),
+        Change::Coordinate { transition, .. } => vec![subject(transition)],
     }
 }
 
-fn transition_app(transition: &Transition) -> &AppName {
+fn subject(transition: &Transition) -> Subject {
     match transition {
         Transition::Advance { app, .. }
         | Transition::Complete { app, .. }
@@ -235,7 +241,11 @@ fn transition_app(transition: &Transition) -> &AppName {
         | Transition::Pause { app, .. }
         | Transition::Assign { app, .. }
         | Transition::Forget { app, .. }
-        | Transition::Place { app, .. } => app,
+        | Transition::Place { app, .. }
+        | Transition::ChoosePorts { app, .. }
+        | Transition::Note { app, .. }
+        | Transition::Scale { app, .. } => Subject::App(app.clone()),
+        Transition::AdvanceDrain { .. } => Subject::Members,
     }
 }
 

@@ -1,8 +1,10 @@
 //! What each command does to a fleet, told as short stories.
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test ends where it goes wrong")]
 
+use std::time::Duration;
+
 use flotilla_raft_store::*;
-use flotilla_spec::AppName;
+use flotilla_spec::{AppName, Autoscale, Replicas};
 
 mod fleet_arbitrary;
 use fleet_arbitrary::{member, name, spec};
@@ -74,7 +76,7 @@ impl Story {
     #[track_caller]
     fn shifts(&mut self, generation: GenerationId, node: NodeId) {
         self.steps(generation, &[node], &Step::Ready);
-        self.steps(generation, &[node], &Step::Shifting { since: Timestamp(0) });
+        self.steps(generation, &[node], &Step::Shifting { since: Timestamp(0), percent: 100 });
     }
 
     /// A first generation that serves on these nodes.
@@ -168,6 +170,83 @@ fn a_shift_leaves_the_old_generation_warm_until_the_rollout_completes() {
 }
 
 #[test]
+fn the_newest_takes_its_share_and_the_oldest_the_rest() {
+    let mut story = Story::new();
+    let old = story.serves(&[80], &[N1]);
+    let share = |story: &Story| story.fleet.traffic(N1, &name(APP));
+    let all = |newest| Some(Traffic { newest, percent: 100, rest: None });
+    let split = |newest, percent, rest| Some(Traffic { newest, percent, rest: Some(rest) });
+    assert_eq!(share(&story), all(old));
+    let new = story.applies(APP, &[81], &[N1]);
+    let shifting = |percent| Step::Shifting { since: Timestamp(0), percent };
+    story.steps(new, &[N1], &Step::Ready);
+    story.steps(new, &[N1], &shifting(10));
+    assert_eq!(share(&story), split(new, 10, old));
+    story.steps(new, &[N1], &Step::Monitoring { since: Timestamp(0), percent: 10 });
+    let less = vec![(N1, shifting(5))];
+    story.refuses(
+        Change::Coordinate {
+            term: 1,
+            transition: Transition::Advance { app: name(APP), generation: new, steps: less },
+        },
+        "stale: the node is that far already",
+    );
+    story.steps(new, &[N1], &shifting(50));
+    assert_eq!(share(&story), split(new, 50, old));
+    // A successor takes from both, and what it replaces gets nothing more.
+    let newer = story.applies(APP, &[82], &[N1]);
+    assert_eq!(share(&story), split(new, 50, old));
+    story.steps(newer, &[N1], &Step::Ready);
+    story.steps(newer, &[N1], &shifting(1));
+    assert_eq!(share(&story), split(newer, 1, old));
+    story.coordinates(Transition::RollBack { app: name(APP), generation: newer, reason: "bad".into() });
+    assert_eq!(share(&story), all(old));
+}
+
+#[test]
+fn a_user_stops_a_rollout_and_lets_it_go_on() {
+    let mut story = Story::new();
+    story.serves(&[80], &[N1, N2]);
+    let steer = |steer| Change::Steer { app: name(APP), if_version: None, steer };
+    story.refuses(
+        steer(Steer::Pause),
+        "the rollout of app `app-1` cannot be told that: its last rollout has completed",
+    );
+    let new = story.applies(APP, &[81], &[N1, N2]);
+    story.shifts(new, N1);
+    story.steps(new, &[N2], &Step::Failed { reason: "no".to_owned() });
+    story.does(steer(Steer::Pause));
+    story.does(steer(Steer::Pause));
+    assert_eq!(story.state(new).0, RolloutState::Paused);
+    let ready = Transition::Advance { app: name(APP), generation: new, steps: vec![(N1, Step::Done)] };
+    let by_leader = Change::Coordinate { term: 1, transition: ready };
+    story.refuses(by_leader, "stale: the rollout is in another state by now");
+    assert_eq!(story.traffic(N1), Some(new), "what has shifted stays");
+    let same = apply(APP, &[81], &[N1, N2]);
+    let Reply::Apps { apps } = story.does(same) else { panic!("apps are answered") };
+    assert_eq!(apps[0].outcome, Outcome::Unchanged, "it is resumed, not applied again");
+    story.does(steer(Steer::Resume));
+    let steps = &story.fleet.rollouts[&(name(APP), new)].steps;
+    assert!(matches!(steps[&N2], Step::Preparing { .. }), "what failed is tried again: {steps:?}");
+    story.refuses(
+        steer(Steer::Promote { full: false }),
+        "the rollout of app `app-1` cannot be told that: it promotes itself; a full promotion skips bakes and gates",
+    );
+    story.does(steer(Steer::Promote { full: true }));
+    assert_eq!(story.fleet.rollouts[&(name(APP), new)].promotion, Promotion::Full);
+    story.does(steer(Steer::Abort));
+    story.does(steer(Steer::Abort));
+    assert_eq!(story.state(new), (RolloutState::RollingBack, GenerationState::Failed));
+    story.refuses(
+        steer(Steer::Pause),
+        "the rollout of app `app-1` cannot be told that: it is on its way back already",
+    );
+    story.coordinates(Transition::Pause { app: name(APP), generation: new, reason: "stuck".to_owned() });
+    story.does(steer(Steer::Resume));
+    assert_eq!(story.state(new).0, RolloutState::RollingBack, "a rollback goes on as one");
+}
+
+#[test]
 fn a_node_that_was_down_is_asked_to_serve_when_the_others_are_done() {
     let mut story = Story::new();
     story.serves(&[80], &[N1, N2]);
@@ -213,8 +292,8 @@ fn without_auto_rollback_a_rollout_stops_where_it_stands() {
     story.shifts(new, N1);
     story.coordinates(Transition::Pause { app: name(APP), generation: new, reason: "no".to_owned() });
     assert_eq!((story.traffic(N1), story.traffic(N2)), (Some(new), Some(old)));
-    let next = story.applies(APP, &[81], &[N1, N2]);
-    assert_ne!(next, new, "after a failure the same spec is another attempt");
+    assert_eq!(story.applies(APP, &[81], &[N1, N2]), new, "it is resumed, not applied again");
+    let next = story.applies(APP, &[82], &[N1, N2]);
     assert_eq!(story.fleet.rollouts[&(name(APP), next)].from, Some(old));
 }
 
@@ -393,6 +472,88 @@ fn a_node_that_has_left_takes_its_assignments_and_ports_with_it() {
     assert_eq!(story.fleet.rollouts[&(name(APP), new)].steps.keys().copied().collect::<Vec<_>>(), [N1]);
 }
 
+fn balancer(kind: BalancerKind, apps: &[usize]) -> Balancer {
+    Balancer {
+        apps: apps.iter().map(|app| name(*app)).collect(),
+        min_interval: std::time::Duration::ZERO,
+        kind,
+    }
+}
+
+#[test]
+fn a_port_that_nodes_open_for_a_balancer_is_nobody_elses() {
+    let mut story = Story::new();
+    story.applies(APP, &[8080, 0], &[N1]);
+    let put = |kind, apps: &[usize]| Change::PutBalancer {
+        name: "lb".to_owned(),
+        balancer: balancer(kind, apps),
+        replace: true,
+    };
+    let agent = |port| put(BalancerKind::AgentCheck { port }, &[]);
+    story.refuses(agent(8080), "port 8080 is taken on node n1 by app `app-1`");
+    story.refuses(agent(20_000), "port 20000 is taken on node n1 by app `app-1`");
+    story.refuses(agent(22), "port 22 is reserved on node n1");
+    story.refuses(agent(0), "a balancer cannot find port 0");
+    story.does(agent(20_002));
+    story.refuses(apply(2, &[20_002], &[N2]), "port 20002 is reserved on node n2");
+    story.applies(2, &[0, 0], &[N2]);
+    let ports: Vec<u16> =
+        story.fleet.ports.iter().filter(|((node, _), _)| *node == N2).map(|((_, port), _)| *port).collect();
+    assert_eq!(ports, [20_000, 20_003], "20001 is reserved, 20002 the balancer's");
+    let other = Change::PutBalancer {
+        name: "other".to_owned(),
+        balancer: balancer(BalancerKind::Envoy { port: 20_002, admin: Vec::new() }, &[]),
+        replace: false,
+    };
+    story.refuses(other, "port 20002 is that of balancer `lb`");
+    story.does(agent(7402));
+    story.applies(3, &[20_002], &[N2]);
+}
+
+#[test]
+fn a_balancer_that_cannot_work_is_refused_and_one_that_is_there_is_not_replaced_by_accident() {
+    let mut story = Story::new();
+    let haproxy = |address: &str, node, backend: &str| Change::PutBalancer {
+        name: "edge".to_owned(),
+        balancer: balancer(
+            BalancerKind::Haproxy(Haproxy {
+                address: address.to_owned(),
+                node,
+                backend: backend.to_owned(),
+                prefix: "flotilla".to_owned(),
+                options: "check".to_owned(),
+            }),
+            &[],
+        ),
+        replace: false,
+    };
+    story.refuses(
+        haproxy("/run/haproxy.sock", None, "{app}"),
+        "a unix socket is on one machine: say which node runs there, or give HAProxy a TCP address",
+    );
+    story.refuses(haproxy("/run/haproxy.sock", Some(NodeId(99)), "{app}"), "there is no node 99");
+    story.refuses(
+        haproxy("10.0.0.9:9999", None, "web"),
+        "backend \"web\" is the same for every app: say where the name of the app goes, as in \"be_{app}\"",
+    );
+    story.refuses(
+        haproxy("10.0.0.9:9999; shutdown", None, "{app}"),
+        "the address \"10.0.0.9:9999; shutdown\" is not 1 to 256 printable characters without spaces, quotes, `;`, `#`",
+    );
+    story.does(haproxy("/run/haproxy.sock", Some(N2), "{app}"));
+    story.does(haproxy("/run/haproxy.sock", Some(N2), "{app}"));
+    story.refuses(haproxy("/run/haproxy.sock", Some(N3), "{app}"), "there is a balancer `edge` already");
+    let check = Change::PutBalancer {
+        name: "check".to_owned(),
+        balancer: balancer(BalancerKind::TcpCheck { port: 7402, closes_on_drain: true }, &[1, 2]),
+        replace: false,
+    };
+    story.refuses(check, "a check port is for exactly one app");
+    story.refuses(Change::RemoveBalancer { name: "nobody".to_owned() }, "there is no balancer `nobody`");
+    story.does(Change::RemoveBalancer { name: "edge".to_owned() });
+    assert!(story.fleet.balancers.is_empty());
+}
+
 #[test]
 fn a_request_that_comes_twice_happens_once() {
     let mut story = Story::new();
@@ -460,4 +621,145 @@ fn events_say_what_a_user_would_ask_about() {
         "generation 5 serves again",
     ];
     assert_eq!(told, expected);
+}
+
+fn drain(node: NodeId, deadline: u64, leaves: bool, cut: bool) -> Change {
+    let (deadline, quiet) = (Duration::from_millis(deadline), Duration::from_millis(10));
+    Change::DrainNode { node, deadline, quiet, leaves, cut }
+}
+
+#[test]
+fn a_drain_moves_up_phase_by_phase_until_it_is_called_off() {
+    let mut story = Story::new();
+    let advance = |phase| Transition::AdvanceDrain { node: N2, phase, why: "because".to_owned() };
+    let drain_of = |story: &Story| story.fleet.members[&N2].drain.map(|drain| (drain.phase, drain.leaves));
+    story.does(drain(N2, 100, false, false));
+    let started = story.fleet.members[&N2].drain.unwrap();
+    assert_eq!(started.deadline, Timestamp(started.started.0 + 100));
+    assert!(!story.fleet.members[&N2].wants_traffic() && !story.fleet.members[&N2].gives_back());
+
+    story.coordinates(advance(DrainPhase::Quiet));
+    let back = Change::Coordinate { term: 1, transition: advance(DrainPhase::Quiet) };
+    story.refuses(back, "stale: the drain is that far already");
+    // Asked again: other terms, the same phase.
+    story.does(drain(N2, 900, true, false));
+    assert_eq!(drain_of(&story), Some((DrainPhase::Quiet, true)));
+    story.does(Change::UpdateMember { node: N2, member: member("n2") });
+    assert_eq!(drain_of(&story), Some((DrainPhase::Quiet, true)));
+
+    story.coordinates(advance(DrainPhase::Draining));
+    story.coordinates(advance(DrainPhase::Empty));
+    assert!(story.fleet.members[&N2].gives_back());
+    let cut = Change::Coordinate { term: 1, transition: advance(DrainPhase::Cut) };
+    story.refuses(cut, "stale: the drain is that far already");
+
+    story.does(available(N2, Availability::Active));
+    assert_eq!(drain_of(&story), None);
+    let late = Change::Coordinate { term: 1, transition: advance(DrainPhase::Cut) };
+    story.refuses(late, "stale: the node does not drain");
+    let told: Vec<_> = story.fleet.events.iter().rev().take(6).map(|event| event.message.as_str()).collect();
+    let expected = [
+        "node n2 takes apps again",
+        "node n2: empty: because",
+        "node n2: draining: because",
+        "node n2 gives its traffic up to leave the cluster: quiet",
+        "node n2: quiet: because",
+        "node n2 gives its traffic up for now: lame duck",
+    ];
+    assert_eq!(told, expected);
+}
+
+#[test]
+fn a_node_that_is_gone_is_cut_at_once_and_the_last_one_cannot_leave() {
+    let mut story = Story::new();
+    story.does(drain(N3, 0, true, true));
+    assert_eq!(story.fleet.members[&N3].drain.unwrap().phase, DrainPhase::Cut);
+    for node in [N3, N2] {
+        story.does(available(node, Availability::Left));
+    }
+    story.refuses(drain(N1, 100, true, false), "node n1 is the last one of the cluster");
+    story.does(drain(N1, 100, false, false));
+}
+
+#[test]
+fn a_chosen_port_that_others_have_is_exchanged_and_a_fixed_one_is_not() {
+    let mut story = Story::new();
+    let generation = story.applies(APP, &[80, 0, 0], &[N1, N2]);
+    assert_eq!(story.asked(N1), "5 prepare [80, 20000, 20002]");
+    let other = |taken: &[u16]| Transition::ChoosePorts {
+        node: N1,
+        app: name(APP),
+        generation,
+        taken: taken.to_vec(),
+    };
+    story.coordinates(other(&[20_000, 80]));
+    assert_eq!(story.asked(N1), "5 prepare [80, 20003, 20002]");
+    assert_eq!(story.asked(N2), "5 prepare [80, 20000, 20002]");
+    assert_eq!(story.fleet.assignment(N1, &name(APP), generation).unwrap().index, story.index);
+    let fixed = Change::Coordinate { term: 1, transition: other(&[80]) };
+    story.refuses(fixed, "stale: none of the ports was chosen by the cluster");
+    let full = Change::Coordinate { term: 1, transition: other(&[20_000, 20_002]) };
+    story.refuses(full, "node n1 has no free port left in its pool 20000-20003");
+}
+
+#[test]
+fn a_user_overrules_the_autoscaler_until_the_override_is_taken_back() {
+    let mut story = Story::new();
+    let mut scaling = spec(&name(APP), &[80]);
+    scaling.placement.autoscale = Some(Autoscale {
+        min: 2,
+        max: 4,
+        target_connections: Some(10),
+        target_requests_per_second: None,
+        target_cpu_percent: None,
+        cooldown: Duration::ZERO,
+    });
+    let placed = vec![N1, N2];
+    story
+        .does(Change::ApplyApps { apps: vec![ApplyApp { spec: scaling.clone(), if_version: None, placed }] });
+    let replicas = |story: &Story| match story.fleet.replicas(&scaling) {
+        Replicas::All => 0,
+        Replicas::Count(count) => count,
+    };
+    let scale = |replicas| Transition::Scale { app: name(APP), replicas, short: 0, reason: "busy".into() };
+    let by_hand = |replicas| Change::ScaleApp { app: name(APP), replicas, if_version: None };
+    assert_eq!(replicas(&story), 2);
+    story.coordinates(scale(3));
+    assert_eq!(replicas(&story), 3);
+    let again = Change::Coordinate { term: 1, transition: scale(3) };
+    story.refuses(again, "stale: the app has that many replicas already");
+    story.coordinates(scale(9));
+    assert_eq!(replicas(&story), 4, "the rules bound what was decided under others");
+
+    story.does(by_hand(Some(Replicas::Count(1))));
+    assert_eq!(replicas(&story), 1);
+    let overruled = Change::Coordinate { term: 1, transition: scale(3) };
+    story.refuses(overruled, "stale: the app was scaled by hand");
+    story.does(by_hand(Some(Replicas::All)));
+    assert_eq!(replicas(&story), 0);
+    story.does(by_hand(Some(Replicas::Count(3))));
+    story.does(by_hand(None));
+    assert_eq!(replicas(&story), 3, "it goes on from where the app is");
+
+    // Another spec that says a number: what the autoscaler left behind means nothing.
+    let plain = spec(&name(APP), &[80]);
+    assert_eq!(story.fleet.replicas(&plain), Replicas::All);
+}
+
+#[test]
+fn a_note_is_an_event_and_nothing_else() {
+    let mut story = Story::new();
+    story.serves(&[80], &[N1]);
+    let note = |app: usize| {
+        let (app, message) = (name(app), "probe `alive`: HTTP 500, expected 200".to_owned());
+        Change::Coordinate { term: 1, transition: Transition::Note { app, node: N1, message } }
+    };
+    let before = story.fleet.clone();
+    story.does(note(APP));
+    let told = story.fleet.events.back().unwrap();
+    assert_eq!(told.message, "node n1: probe `alive`: HTTP 500, expected 200");
+    let rest = |fleet: &Fleet| Fleet { index: 0, events: Default::default(), ..fleet.clone() };
+    assert!(rest(&story.fleet) == rest(&before), "nothing else changed");
+    let refused = story.tries(note(APP + 1)).unwrap_err();
+    assert!(matches!(refused, Rejection::NoSuchApp { .. }), "{refused}");
 }

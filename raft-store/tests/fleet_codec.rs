@@ -1,7 +1,7 @@
 //! Bytes of the log and of snapshots: what was written is what is read, by this version and the next.
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test ends where it goes wrong")]
 
-use std::{collections::BTreeMap, fmt::Write as _, path::PathBuf};
+use std::{collections::BTreeMap, fmt::Write as _, path::PathBuf, time::Duration};
 
 use flotilla_raft_store::{codec::*, *};
 use proptest::{collection::vec, prelude::*};
@@ -37,8 +37,8 @@ fn every_command() -> Batch {
     let steps = vec![
         (NodeId(1), Step::Preparing { since }),
         (NodeId(2), Step::Ready),
-        (NodeId(3), Step::Shifting { since }),
-        (NodeId(4), Step::Monitoring { since }),
+        (NodeId(3), Step::Shifting { since, percent: 10 }),
+        (NodeId(4), Step::Monitoring { since, percent: 10 }),
         (NodeId(5), Step::Done),
         (NodeId(6), Step::Failed { reason: "no".to_owned() }),
     ];
@@ -52,6 +52,10 @@ fn every_command() -> Batch {
         Transition::Assign { node, app: app.clone(), generation, desired: Desired::Drain },
         Transition::Forget { node, app: app.clone(), generation },
         Transition::Place { app: app.clone(), generation, node },
+        Transition::ChoosePorts { node, app: app.clone(), generation, taken: vec![20_000] },
+        Transition::AdvanceDrain { node, phase: DrainPhase::Quiet, why: "confirmed".to_owned() },
+        Transition::Scale { app: app.clone(), replicas: 3, short: 1, reason: "busy".to_owned() },
+        Transition::Note { app: app.clone(), node, message: "probe `smoke` passes again".to_owned() },
     ];
     let apply = ApplyApp { spec: spec(&app, &[8080, 0]), if_version: Some(0), placed: vec![NodeId(1), node] };
     let mut changes = vec![
@@ -65,9 +69,45 @@ fn every_command() -> Batch {
         Change::SetAvailability { node, availability: Availability::Cordoned },
         Change::ApplyApps { apps: vec![apply] },
         Change::DeleteApp { app: app.clone(), if_version: Some(3) },
-        Change::Rollback { app, to: Some(2), if_version: None, placed: vec![node] },
+        Change::Rollback { app: app.clone(), to: Some(2), if_version: None, placed: vec![node] },
+        Change::DrainNode {
+            node,
+            deadline: Duration::from_secs(30),
+            quiet: Duration::from_secs(5),
+            leaves: true,
+            cut: false,
+        },
+        Change::ScaleApp { app, replicas: Some(flotilla_spec::Replicas::Count(3)), if_version: None },
         Change::TakeControl { term: 4, node },
     ];
+    let words = [
+        Steer::Pause,
+        Steer::Resume,
+        Steer::Promote { full: false },
+        Steer::Promote { full: true },
+        Steer::Abort,
+    ];
+    changes.extend(words.map(|steer| Change::Steer { app: name(1), if_version: Some(4), steer }));
+    let haproxy = Haproxy {
+        address: "10.0.0.9:9999".to_owned(),
+        node: Some(node),
+        backend: "{app}".to_owned(),
+        prefix: "flotilla".to_owned(),
+        options: "check".to_owned(),
+    };
+    let kinds = [
+        BalancerKind::Haproxy(haproxy),
+        BalancerKind::AgentCheck { port: 7402 },
+        BalancerKind::TcpCheck { port: 7403, closes_on_drain: true },
+        BalancerKind::Envoy { port: 7404, admin: vec!["10.0.0.9:9901".to_owned()] },
+        BalancerKind::Nginx { node: NodeId(1) },
+    ];
+    changes.extend(kinds.into_iter().zip(1..).map(|(kind, number)| Change::PutBalancer {
+        name: format!("lb-{number}"),
+        balancer: Balancer { apps: [name(1)].into(), min_interval: Duration::from_millis(number), kind },
+        replace: number == 2,
+    }));
+    changes.push(Change::RemoveBalancer { name: "lb-4".to_owned() });
     changes.extend(transitions.map(|transition| Change::Coordinate { term: 4, transition }));
     let request = Some(RequestId { client: "cli-1".to_owned(), sequence: 9 });
     let command = |change| Command { request: request.clone(), time: Timestamp(1_700_000_000_000), change };
@@ -97,10 +137,15 @@ fn every_answer() -> Vec<Answer> {
         Err(Rejection::NoPlacement { app: app.clone(), why: "no node".to_owned() }),
         Err(Rejection::NoSuchVersion { app, version: 9 }),
         Err(Rejection::NoSuchNode { node: NodeId(9) }),
+        Err(Rejection::LastMember { node: "n2".to_owned() }),
         Err(Rejection::NameTaken { name: "n2".to_owned(), node: NodeId(2) }),
+        Err(Rejection::CannotSteer { app: name(1), why: "it is over".to_owned() }),
         Err(Rejection::TooManyApps { max: APPS_MAX }),
         Err(Rejection::AlreadyInitialised { id: ClusterId("00ff".to_owned()) }),
         Err(Rejection::NotInitialised),
+        Err(Rejection::NoSuchBalancer { name: "lb-1".to_owned() }),
+        Err(Rejection::BalancerExists { name: "lb-1".to_owned() }),
+        Err(Rejection::InvalidBalancer { why: "port 0".to_owned() }),
         Err(Rejection::StaleTerm { proposed: 1, current: 2 }),
         Err(Rejection::Stale { why: "moved on".to_owned() }),
         Err(Rejection::StaleRequest { client: "cli-1".to_owned(), sequence: 1 }),
@@ -135,6 +180,7 @@ fn answers_are_encoded_as_ever() {
 fn a_fleet_is_encoded_as_ever() {
     let fleet = small_fleet();
     assert!(!fleet.apps.is_empty() && !fleet.rollouts.is_empty() && !fleet.assignments.is_empty());
+    assert_eq!(fleet.balancers.len(), 4, "one was removed");
     assert_eq!(decode_fleet(&check_golden("fleet.hex", &encode_fleet(&fleet))), Ok(fleet));
 }
 

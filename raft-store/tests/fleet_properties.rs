@@ -87,7 +87,7 @@ fn random_walks_reach_every_state() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let strategy = vec(arbitrary_intent(), 200..300);
     let mut seen = std::collections::BTreeSet::new();
-    for _ in 0..100 {
+    for _ in 0..400 {
         let fleet = grow(&strategy.new_tree(&mut runner).unwrap().current());
         seen.extend(fleet.rollouts.values().map(|rollout| format!("{:?}", rollout.state)));
         seen.extend(

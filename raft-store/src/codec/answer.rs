@@ -16,7 +16,7 @@ pub(super) mod wire {
     pub(crate) struct Answer {
         #[prost(
             oneof = "Kind",
-            tags = "1, 2, 3, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25"
+            tags = "1, 2, 3, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 40, 41, 42"
         )]
         pub(crate) kind: Option<Kind>,
     }
@@ -60,6 +60,16 @@ pub(super) mod wire {
         Stale(Fields),
         #[prost(message, tag = "25")]
         StaleRequest(Fields),
+        #[prost(message, tag = "26")]
+        CannotSteer(Fields),
+        #[prost(message, tag = "27")]
+        LastMember(Fields),
+        #[prost(message, tag = "40")]
+        NoSuchBalancer(Fields),
+        #[prost(message, tag = "41")]
+        BalancerExists(Fields),
+        #[prost(message, tag = "42")]
+        InvalidBalancer(Fields),
     }
 
     /// What rejections speak of: at most an app, a text and two numbers each.
@@ -143,14 +153,27 @@ impl From<&Answer> for wire::Answer {
                 Kind::NoSuchVersion(Fields { app: app.to_string(), first: *version, ..none })
             }
             Err(Rejection::NoSuchNode { node }) => Kind::NoSuchNode(Fields { first: node.0, ..none }),
+            Err(Rejection::LastMember { node }) => Kind::LastMember(Fields { text: node.clone(), ..none }),
             Err(Rejection::NameTaken { name, node }) => {
                 Kind::NameTaken(Fields { text: name.clone(), first: node.0, ..none })
             }
             Err(Rejection::TooManyApps { max }) => Kind::TooManyApps(Fields { first: *max as u64, ..none }),
+            Err(Rejection::CannotSteer { app, why }) => {
+                Kind::CannotSteer(Fields { app: app.to_string(), text: why.clone(), ..none })
+            }
             Err(Rejection::AlreadyInitialised { id }) => {
                 Kind::AlreadyInitialised(Fields { text: id.0.clone(), ..none })
             }
             Err(Rejection::NotInitialised) => Kind::NotInitialised(none),
+            Err(Rejection::NoSuchBalancer { name }) => {
+                Kind::NoSuchBalancer(Fields { text: name.clone(), ..none })
+            }
+            Err(Rejection::BalancerExists { name }) => {
+                Kind::BalancerExists(Fields { text: name.clone(), ..none })
+            }
+            Err(Rejection::InvalidBalancer { why }) => {
+                Kind::InvalidBalancer(Fields { text: why.clone(), ..none })
+            }
             Err(Rejection::StaleTerm { proposed, current }) => {
                 Kind::StaleTerm(Fields { first: *proposed, second: *current, ..none })
             }
@@ -192,12 +215,17 @@ impl wire::Answer {
                 Rejection::NoSuchVersion { app: app_name(&of.app)?, version: of.first }
             }
             Kind::NoSuchNode(of) => Rejection::NoSuchNode { node: NodeId(of.first) },
+            Kind::LastMember(of) => Rejection::LastMember { node: of.text },
             Kind::NameTaken(of) => Rejection::NameTaken { name: of.text, node: NodeId(of.first) },
             Kind::TooManyApps(of) => {
                 Rejection::TooManyApps { max: usize::try_from(of.first).unwrap_or(usize::MAX) }
             }
+            Kind::CannotSteer(of) => Rejection::CannotSteer { app: app_name(&of.app)?, why: of.text },
             Kind::AlreadyInitialised(of) => Rejection::AlreadyInitialised { id: ClusterId(of.text) },
             Kind::NotInitialised(_) => Rejection::NotInitialised,
+            Kind::NoSuchBalancer(of) => Rejection::NoSuchBalancer { name: of.text },
+            Kind::BalancerExists(of) => Rejection::BalancerExists { name: of.text },
+            Kind::InvalidBalancer(of) => Rejection::InvalidBalancer { why: of.text },
             Kind::StaleTerm(of) => Rejection::StaleTerm { proposed: of.first, current: of.second },
             Kind::Stale(of) => Rejection::Stale { why: of.text },
             Kind::StaleRequest(of) => Rejection::StaleRequest { client: of.text, sequence: of.first },

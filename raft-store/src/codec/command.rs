@@ -1,9 +1,13 @@
 //! Commands as protobuf.
 
-use super::{DecodeError, app_name, app_spec, known, port};
+use std::time::Duration;
+
+use flotilla_spec::Replicas;
+
+use super::{DecodeError, app_name, app_spec, corrupt, known, port};
 use crate::{
-    ApplyApp, Availability, Batch, Change, ClusterId, Command, Desired, GenerationId, Member, NodeId,
-    RequestId, Step, Timestamp, Transition,
+    ApplyApp, Availability, Balancer, BalancerKind, Batch, Change, ClusterId, Command, Desired, Drain,
+    DrainPhase, GenerationId, Haproxy, Member, NodeId, RequestId, Steer, Step, Timestamp, Transition,
 };
 
 #[allow(clippy::enum_variant_names, reason = "the names of prost's oneofs follow the commands")]
@@ -24,7 +28,7 @@ pub(super) mod wire {
         pub(crate) request: Option<RequestId>,
         #[prost(uint64, tag = "2")]
         pub(crate) time: u64,
-        #[prost(oneof = "Change", tags = "3, 4, 5, 6, 7, 8, 9, 10, 11")]
+        #[prost(oneof = "Change", tags = "3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 20, 21")]
         pub(crate) change: Option<Change>,
     }
 
@@ -56,6 +60,16 @@ pub(super) mod wire {
         TakeControl(TakeControl),
         #[prost(message, tag = "11")]
         Coordinate(Coordinate),
+        #[prost(message, tag = "12")]
+        Steer(Steer),
+        #[prost(message, tag = "13")]
+        DrainNode(DrainNode),
+        #[prost(message, tag = "14")]
+        ScaleApp(ScaleApp),
+        #[prost(message, tag = "20")]
+        PutBalancer(PutBalancer),
+        #[prost(string, tag = "21")]
+        RemoveBalancer(String),
     }
 
     #[derive(Clone, PartialEq, Message)]
@@ -92,6 +106,64 @@ pub(super) mod wire {
         pub(crate) availability: i32,
         #[prost(string, tag = "11")]
         pub(crate) binary_version: String,
+        #[prost(message, optional, tag = "12")]
+        pub(crate) drain: Option<Drain>,
+        #[prost(uint32, tag = "13")]
+        pub(crate) weight: u32,
+        #[prost(string, tag = "20")]
+        pub(crate) traffic_address: String,
+    }
+
+    #[derive(Clone, Copy, PartialEq, Message)]
+    pub(crate) struct Drain {
+        #[prost(enumeration = "DrainPhase", tag = "1")]
+        pub(crate) phase: i32,
+        #[prost(uint64, tag = "2")]
+        pub(crate) since: u64,
+        #[prost(uint64, tag = "3")]
+        pub(crate) started: u64,
+        #[prost(uint64, tag = "4")]
+        pub(crate) deadline: u64,
+        #[prost(uint64, tag = "5")]
+        pub(crate) quiet_ms: u64,
+        #[prost(bool, tag = "6")]
+        pub(crate) leaves: bool,
+    }
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Enumeration)]
+    #[repr(i32)]
+    pub(crate) enum DrainPhase {
+        Unknown = 0,
+        LameDuck = 1,
+        Quiet = 2,
+        Draining = 3,
+        Empty = 4,
+        Cut = 5,
+    }
+
+    #[derive(Clone, Copy, PartialEq, Message)]
+    pub(crate) struct DrainNode {
+        #[prost(uint64, tag = "1")]
+        pub(crate) node: u64,
+        #[prost(uint64, tag = "2")]
+        pub(crate) deadline_ms: u64,
+        #[prost(uint64, tag = "3")]
+        pub(crate) quiet_ms: u64,
+        #[prost(bool, tag = "4")]
+        pub(crate) leaves: bool,
+        #[prost(bool, tag = "5")]
+        pub(crate) cut: bool,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub(crate) struct ScaleApp {
+        #[prost(string, tag = "1")]
+        pub(crate) app: String,
+        /// 0: on all nodes; absent: as the spec says.
+        #[prost(uint32, optional, tag = "2")]
+        pub(crate) replicas: Option<u32>,
+        #[prost(uint64, optional, tag = "3")]
+        pub(crate) if_version: Option<u64>,
     }
 
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Enumeration)]
@@ -157,6 +229,70 @@ pub(super) mod wire {
         pub(crate) placed: Vec<u64>,
     }
 
+    #[derive(Clone, PartialEq, Message)]
+    pub(crate) struct PutBalancer {
+        #[prost(message, optional, tag = "1")]
+        pub(crate) balancer: Option<Balancer>,
+        #[prost(bool, tag = "2")]
+        pub(crate) replace: bool,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub(crate) struct Balancer {
+        #[prost(string, tag = "1")]
+        pub(crate) name: String,
+        #[prost(string, repeated, tag = "2")]
+        pub(crate) apps: Vec<String>,
+        #[prost(uint64, tag = "3")]
+        pub(crate) min_interval_ms: u64,
+        #[prost(oneof = "BalancerKind", tags = "4, 5, 6, 7, 8")]
+        pub(crate) kind: Option<BalancerKind>,
+    }
+
+    #[derive(Clone, PartialEq, Oneof)]
+    pub(crate) enum BalancerKind {
+        #[prost(message, tag = "4")]
+        Haproxy(Haproxy),
+        #[prost(message, tag = "5")]
+        AgentCheck(CheckPort),
+        #[prost(message, tag = "6")]
+        TcpCheck(CheckPort),
+        #[prost(message, tag = "7")]
+        Envoy(Envoy),
+        #[prost(message, tag = "8")]
+        Nginx(Node),
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub(crate) struct Haproxy {
+        #[prost(string, tag = "1")]
+        pub(crate) address: String,
+        #[prost(uint64, optional, tag = "2")]
+        pub(crate) node: Option<u64>,
+        #[prost(string, tag = "3")]
+        pub(crate) backend: String,
+        #[prost(string, tag = "4")]
+        pub(crate) prefix: String,
+        #[prost(string, tag = "5")]
+        pub(crate) options: String,
+    }
+
+    #[derive(Clone, Copy, PartialEq, Message)]
+    pub(crate) struct CheckPort {
+        #[prost(uint32, tag = "1")]
+        pub(crate) port: u32,
+        #[prost(bool, tag = "2")]
+        pub(crate) closes_on_drain: bool,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub(crate) struct Envoy {
+        #[prost(uint32, tag = "1")]
+        pub(crate) port: u32,
+        #[prost(string, repeated, tag = "2")]
+        pub(crate) admin: Vec<String>,
+    }
+
     #[derive(Clone, Copy, PartialEq, Message)]
     pub(crate) struct TakeControl {
         #[prost(uint64, tag = "1")]
@@ -173,7 +309,7 @@ pub(super) mod wire {
         pub(crate) app: String,
         #[prost(uint64, tag = "3")]
         pub(crate) generation: u64,
-        #[prost(oneof = "Transition", tags = "4, 5, 6, 7, 8, 9, 10, 11")]
+        #[prost(oneof = "Transition", tags = "4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15")]
         pub(crate) transition: Option<Transition>,
     }
 
@@ -195,6 +331,50 @@ pub(super) mod wire {
         Place(Node),
         #[prost(message, tag = "11")]
         Pause(Reason),
+        #[prost(message, tag = "12")]
+        ChoosePorts(ChoosePorts),
+        #[prost(message, tag = "13")]
+        AdvanceDrain(AdvanceDrain),
+        #[prost(message, tag = "14")]
+        Scale(Scale),
+        #[prost(message, tag = "15")]
+        Note(Note),
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub(crate) struct Note {
+        #[prost(uint64, tag = "1")]
+        pub(crate) node: u64,
+        #[prost(string, tag = "2")]
+        pub(crate) message: String,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub(crate) struct ChoosePorts {
+        #[prost(uint64, tag = "1")]
+        pub(crate) node: u64,
+        #[prost(uint32, repeated, tag = "2")]
+        pub(crate) taken: Vec<u32>,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub(crate) struct AdvanceDrain {
+        #[prost(uint64, tag = "1")]
+        pub(crate) node: u64,
+        #[prost(enumeration = "DrainPhase", tag = "2")]
+        pub(crate) phase: i32,
+        #[prost(string, tag = "3")]
+        pub(crate) why: String,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub(crate) struct Scale {
+        #[prost(uint32, tag = "1")]
+        pub(crate) replicas: u32,
+        #[prost(uint32, tag = "2")]
+        pub(crate) short: u32,
+        #[prost(string, tag = "3")]
+        pub(crate) reason: String,
     }
 
     #[derive(Clone, PartialEq, Message)]
@@ -217,14 +397,43 @@ pub(super) mod wire {
         Preparing(u64),
         #[prost(message, tag = "3")]
         Ready(Empty),
-        #[prost(uint64, tag = "4")]
-        Shifting(u64),
-        #[prost(uint64, tag = "5")]
-        Monitoring(u64),
+        #[prost(message, tag = "4")]
+        Shifting(Share),
+        #[prost(message, tag = "5")]
+        Monitoring(Share),
         #[prost(message, tag = "6")]
         Done(Empty),
         #[prost(string, tag = "7")]
         Failed(String),
+    }
+
+    #[derive(Clone, Copy, PartialEq, Message)]
+    pub(crate) struct Share {
+        #[prost(uint64, tag = "1")]
+        pub(crate) since: u64,
+        #[prost(uint32, tag = "2")]
+        pub(crate) percent: u32,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub(crate) struct Steer {
+        #[prost(string, tag = "1")]
+        pub(crate) app: String,
+        #[prost(uint64, optional, tag = "2")]
+        pub(crate) if_version: Option<u64>,
+        #[prost(enumeration = "Word", tag = "3")]
+        pub(crate) word: i32,
+    }
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Enumeration)]
+    #[repr(i32)]
+    pub(crate) enum Word {
+        Unknown = 0,
+        Pause = 1,
+        Resume = 2,
+        Promote = 3,
+        PromoteInFull = 4,
+        Abort = 5,
     }
 
     #[derive(Clone, PartialEq, Message)]
@@ -312,6 +521,18 @@ impl From<&Change> for wire::Change {
                 node: node.0,
                 availability: wire::Availability::from(*availability).into(),
             }),
+            Change::DrainNode { node, deadline, quiet, leaves, cut } => Self::DrainNode(wire::DrainNode {
+                node: node.0,
+                deadline_ms: millis(*deadline),
+                quiet_ms: millis(*quiet),
+                leaves: *leaves,
+                cut: *cut,
+            }),
+            Change::ScaleApp { app, replicas, if_version } => Self::ScaleApp(wire::ScaleApp {
+                app: app.to_string(),
+                replicas: replicas.map(replicas_to_wire),
+                if_version: *if_version,
+            }),
             Change::ApplyApps { apps } => {
                 Self::ApplyApps(wire::ApplyApps { apps: apps.iter().map(Into::into).collect() })
             }
@@ -324,6 +545,16 @@ impl From<&Change> for wire::Change {
                 if_version: *if_version,
                 placed: placed.iter().map(|node| node.0).collect(),
             }),
+            Change::Steer { app, if_version, steer } => Self::Steer(wire::Steer {
+                app: app.to_string(),
+                if_version: *if_version,
+                word: word(*steer).into(),
+            }),
+            Change::PutBalancer { name, balancer, replace } => Self::PutBalancer(wire::PutBalancer {
+                balancer: Some(write_balancer(name, balancer)),
+                replace: *replace,
+            }),
+            Change::RemoveBalancer { name } => Self::RemoveBalancer(name.clone()),
             Change::TakeControl { term, node } => {
                 Self::TakeControl(wire::TakeControl { term: *term, node: node.0 })
             }
@@ -363,6 +594,28 @@ impl TryFrom<wire::Change> for Change {
                 if_version: rollback.if_version,
                 placed: rollback.placed.into_iter().map(NodeId).collect(),
             },
+            wire::Change::Steer(steer) => Self::Steer {
+                app: app_name(&steer.app)?,
+                if_version: steer.if_version,
+                steer: read_word(steer.word)?,
+            },
+            wire::Change::DrainNode(drain) => Self::DrainNode {
+                node: NodeId(drain.node),
+                deadline: Duration::from_millis(drain.deadline_ms),
+                quiet: Duration::from_millis(drain.quiet_ms),
+                leaves: drain.leaves,
+                cut: drain.cut,
+            },
+            wire::Change::ScaleApp(scale) => Self::ScaleApp {
+                app: app_name(&scale.app)?,
+                replicas: scale.replicas.map(replicas),
+                if_version: scale.if_version,
+            },
+            wire::Change::PutBalancer(put) => {
+                let (name, balancer) = read_balancer(known(put.balancer, "a balancer")?)?;
+                Self::PutBalancer { name, balancer, replace: put.replace }
+            }
+            wire::Change::RemoveBalancer(name) => Self::RemoveBalancer { name },
             wire::Change::TakeControl(take) => Self::TakeControl { term: take.term, node: NodeId(take.node) },
             wire::Change::Coordinate(coordinate) => {
                 Self::Coordinate { term: coordinate.term, transition: transition(coordinate)? }
@@ -400,6 +653,16 @@ impl From<&Member> for wire::Member {
             reserved_ports: member.reserved_ports.iter().map(|port| u32::from(*port)).collect(),
             availability: wire::Availability::from(member.availability).into(),
             binary_version: member.binary_version.clone(),
+            drain: member.drain.map(|drain| wire::Drain {
+                phase: wire::DrainPhase::from(drain.phase).into(),
+                since: drain.since.0,
+                started: drain.started.0,
+                deadline: drain.deadline.0,
+                quiet_ms: millis(drain.quiet),
+                leaves: drain.leaves,
+            }),
+            weight: member.weight,
+            traffic_address: member.traffic_address.clone(),
         }
     }
 }
@@ -418,8 +681,61 @@ impl TryFrom<wire::Member> for Member {
             reserved_ports: member.reserved_ports.into_iter().map(port).collect::<Result<_, _>>()?,
             availability: availability(member.availability)?,
             binary_version: member.binary_version,
+            drain: member.drain.map(drain).transpose()?,
+            weight: member.weight,
+            traffic_address: member.traffic_address,
         })
     }
+}
+
+pub(super) fn write_balancer(name: &str, balancer: &Balancer) -> wire::Balancer {
+    let check = |port: u16, closes_on_drain| wire::CheckPort { port: port.into(), closes_on_drain };
+    let kind = match &balancer.kind {
+        BalancerKind::Haproxy(haproxy) => wire::BalancerKind::Haproxy(wire::Haproxy {
+            address: haproxy.address.clone(),
+            node: haproxy.node.map(|node| node.0),
+            backend: haproxy.backend.clone(),
+            prefix: haproxy.prefix.clone(),
+            options: haproxy.options.clone(),
+        }),
+        BalancerKind::AgentCheck { port } => wire::BalancerKind::AgentCheck(check(*port, false)),
+        BalancerKind::TcpCheck { port, closes_on_drain } => {
+            wire::BalancerKind::TcpCheck(check(*port, *closes_on_drain))
+        }
+        BalancerKind::Envoy { port, admin } => {
+            wire::BalancerKind::Envoy(wire::Envoy { port: (*port).into(), admin: admin.clone() })
+        }
+        BalancerKind::Nginx { node } => wire::BalancerKind::Nginx(wire::Node { node: node.0 }),
+    };
+    wire::Balancer {
+        name: name.to_owned(),
+        apps: balancer.apps.iter().map(ToString::to_string).collect(),
+        min_interval_ms: u64::try_from(balancer.min_interval.as_millis()).unwrap_or(u64::MAX),
+        kind: Some(kind),
+    }
+}
+
+pub(super) fn read_balancer(wire: wire::Balancer) -> Result<(String, Balancer), DecodeError> {
+    let kind = match known(wire.kind, "the kind of a balancer")? {
+        wire::BalancerKind::Haproxy(haproxy) => BalancerKind::Haproxy(Haproxy {
+            address: haproxy.address,
+            node: haproxy.node.map(NodeId),
+            backend: haproxy.backend,
+            prefix: haproxy.prefix,
+            options: haproxy.options,
+        }),
+        wire::BalancerKind::AgentCheck(check) => BalancerKind::AgentCheck { port: port(check.port)? },
+        wire::BalancerKind::TcpCheck(check) => {
+            BalancerKind::TcpCheck { port: port(check.port)?, closes_on_drain: check.closes_on_drain }
+        }
+        wire::BalancerKind::Envoy(envoy) => {
+            BalancerKind::Envoy { port: port(envoy.port)?, admin: envoy.admin }
+        }
+        wire::BalancerKind::Nginx(node) => BalancerKind::Nginx { node: NodeId(node.node) },
+    };
+    let apps = wire.apps.iter().map(|app| app_name(app)).collect::<Result<_, _>>()?;
+    let min_interval = Duration::from_millis(wire.min_interval_ms);
+    Ok((wire.name, Balancer { apps, min_interval, kind }))
 }
 
 impl From<Availability> for wire::Availability {
@@ -443,6 +759,59 @@ fn availability(number: i32) -> Result<Availability, DecodeError> {
     }
 }
 
+fn drain(wire: wire::Drain) -> Result<Drain, DecodeError> {
+    Ok(Drain {
+        phase: drain_phase(wire.phase)?,
+        since: Timestamp(wire.since),
+        started: Timestamp(wire.started),
+        deadline: Timestamp(wire.deadline),
+        quiet: Duration::from_millis(wire.quiet_ms),
+        leaves: wire.leaves,
+    })
+}
+
+impl From<DrainPhase> for wire::DrainPhase {
+    fn from(phase: DrainPhase) -> Self {
+        match phase {
+            DrainPhase::LameDuck => Self::LameDuck,
+            DrainPhase::Quiet => Self::Quiet,
+            DrainPhase::Draining => Self::Draining,
+            DrainPhase::Empty => Self::Empty,
+            DrainPhase::Cut => Self::Cut,
+        }
+    }
+}
+
+fn drain_phase(number: i32) -> Result<DrainPhase, DecodeError> {
+    match wire::DrainPhase::try_from(number) {
+        Ok(wire::DrainPhase::LameDuck) => Ok(DrainPhase::LameDuck),
+        Ok(wire::DrainPhase::Quiet) => Ok(DrainPhase::Quiet),
+        Ok(wire::DrainPhase::Draining) => Ok(DrainPhase::Draining),
+        Ok(wire::DrainPhase::Empty) => Ok(DrainPhase::Empty),
+        Ok(wire::DrainPhase::Cut) => Ok(DrainPhase::Cut),
+        Ok(wire::DrainPhase::Unknown) | Err(_) => known(None, "the phase of a drain"),
+    }
+}
+
+/// No app has 0 replicas, so 0 can say "all".
+pub(super) fn replicas_to_wire(replicas: Replicas) -> u32 {
+    match replicas {
+        Replicas::All => 0,
+        Replicas::Count(count) => count,
+    }
+}
+
+pub(super) fn replicas(wire: u32) -> Replicas {
+    match wire {
+        0 => Replicas::All,
+        count => Replicas::Count(count),
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 impl From<Desired> for wire::Desired {
     fn from(desired: Desired) -> Self {
         match desired {
@@ -464,11 +833,44 @@ pub(super) fn desired(number: i32) -> Result<Desired, DecodeError> {
     }
 }
 
-/// Every transition is about a generation of an app.
+/// A transition that is not about an app, or not about a generation, leaves those empty.
 fn coordinate(term: u64, transition: &Transition) -> wire::Coordinate {
     use wire::Transition as Wire;
     let empty = wire::Empty {};
+    let nobody = String::new();
     let (app, generation, transition) = match transition {
+        Transition::Note { app, node, message } => {
+            let note = wire::Note { node: node.0, message: message.clone() };
+            return wire::Coordinate {
+                term,
+                app: app.to_string(),
+                generation: 0,
+                transition: Some(Wire::Note(note)),
+            };
+        }
+        Transition::AdvanceDrain { node, phase, why } => {
+            let phase = wire::DrainPhase::from(*phase).into();
+            let drain = wire::AdvanceDrain { node: node.0, phase, why: why.clone() };
+            return wire::Coordinate {
+                term,
+                app: nobody,
+                generation: 0,
+                transition: Some(Wire::AdvanceDrain(drain)),
+            };
+        }
+        Transition::Scale { app, replicas, short, reason } => {
+            let scale = wire::Scale { replicas: *replicas, short: *short, reason: reason.clone() };
+            return wire::Coordinate {
+                term,
+                app: app.to_string(),
+                generation: 0,
+                transition: Some(Wire::Scale(scale)),
+            };
+        }
+        Transition::ChoosePorts { node, app, generation, taken } => {
+            let taken = taken.iter().map(|port| u32::from(*port)).collect();
+            (app, generation, Wire::ChoosePorts(wire::ChoosePorts { node: node.0, taken }))
+        }
         Transition::Advance { app, generation, steps } => (
             app,
             generation,
@@ -500,23 +902,37 @@ fn coordinate(term: u64, transition: &Transition) -> wire::Coordinate {
 }
 
 fn transition(coordinate: wire::Coordinate) -> Result<Transition, DecodeError> {
-    let app = app_name(&coordinate.app)?;
     let generation = GenerationId(coordinate.generation);
+    // Of no interest to a transition that is about a node.
+    let app = app_name(&coordinate.app);
     Ok(match known(coordinate.transition, "a transition")? {
         wire::Transition::Advance(advance) => {
             let steps = advance.steps.into_iter().map(read_node_step).collect::<Result<_, _>>()?;
-            Transition::Advance { app, generation, steps }
+            Transition::Advance { app: app?, generation, steps }
         }
-        wire::Transition::Complete(_) => Transition::Complete { app, generation },
-        wire::Transition::RollBack(why) => Transition::RollBack { app, generation, reason: why.reason },
-        wire::Transition::RolledBack(_) => Transition::RolledBack { app, generation },
-        wire::Transition::Pause(why) => Transition::Pause { app, generation, reason: why.reason },
+        wire::Transition::Complete(_) => Transition::Complete { app: app?, generation },
+        wire::Transition::RollBack(why) => Transition::RollBack { app: app?, generation, reason: why.reason },
+        wire::Transition::RolledBack(_) => Transition::RolledBack { app: app?, generation },
+        wire::Transition::Pause(why) => Transition::Pause { app: app?, generation, reason: why.reason },
         wire::Transition::Assign(assign) => {
             let node = NodeId(assign.node);
-            Transition::Assign { node, app, generation, desired: desired(assign.desired)? }
+            Transition::Assign { node, app: app?, generation, desired: desired(assign.desired)? }
         }
-        wire::Transition::Forget(on) => Transition::Forget { node: NodeId(on.node), app, generation },
-        wire::Transition::Place(on) => Transition::Place { app, generation, node: NodeId(on.node) },
+        wire::Transition::Forget(on) => Transition::Forget { node: NodeId(on.node), app: app?, generation },
+        wire::Transition::Place(on) => Transition::Place { app: app?, generation, node: NodeId(on.node) },
+        wire::Transition::Note(wire::Note { node, message }) => {
+            Transition::Note { app: app?, node: NodeId(node), message }
+        }
+        wire::Transition::ChoosePorts(wire::ChoosePorts { node, taken }) => {
+            let taken = taken.into_iter().map(port).collect::<Result<_, _>>()?;
+            Transition::ChoosePorts { node: NodeId(node), app: app?, generation, taken }
+        }
+        wire::Transition::AdvanceDrain(wire::AdvanceDrain { node, phase, why }) => {
+            Transition::AdvanceDrain { node: NodeId(node), phase: drain_phase(phase)?, why }
+        }
+        wire::Transition::Scale(wire::Scale { replicas, short, reason }) => {
+            Transition::Scale { app: app?, replicas, short, reason }
+        }
     })
 }
 
@@ -524,8 +940,8 @@ pub(super) fn node_step(node: NodeId, step: &Step) -> wire::NodeStep {
     let step = match step {
         Step::Preparing { since } => wire::Step::Preparing(since.0),
         Step::Ready => wire::Step::Ready(wire::Empty {}),
-        Step::Shifting { since } => wire::Step::Shifting(since.0),
-        Step::Monitoring { since } => wire::Step::Monitoring(since.0),
+        Step::Shifting { since, percent } => wire::Step::Shifting(share(*since, *percent)),
+        Step::Monitoring { since, percent } => wire::Step::Monitoring(share(*since, *percent)),
         Step::Done => wire::Step::Done(wire::Empty {}),
         Step::Failed { reason } => wire::Step::Failed(reason.clone()),
     };
@@ -536,10 +952,43 @@ pub(super) fn read_node_step(step: wire::NodeStep) -> Result<(NodeId, Step), Dec
     let read = match known(step.step, "a step")? {
         wire::Step::Preparing(since) => Step::Preparing { since: Timestamp(since) },
         wire::Step::Ready(_) => Step::Ready,
-        wire::Step::Shifting(since) => Step::Shifting { since: Timestamp(since) },
-        wire::Step::Monitoring(since) => Step::Monitoring { since: Timestamp(since) },
+        wire::Step::Shifting(wire::Share { since, percent: of }) => {
+            Step::Shifting { since: Timestamp(since), percent: percent(of)? }
+        }
+        wire::Step::Monitoring(wire::Share { since, percent: of }) => {
+            Step::Monitoring { since: Timestamp(since), percent: percent(of)? }
+        }
         wire::Step::Done(_) => Step::Done,
         wire::Step::Failed(reason) => Step::Failed { reason },
     };
     Ok((NodeId(step.node), read))
+}
+
+fn share(since: Timestamp, percent: u8) -> wire::Share {
+    wire::Share { since: since.0, percent: percent.into() }
+}
+
+pub(super) fn percent(number: u32) -> Result<u8, DecodeError> {
+    u8::try_from(number).map_err(|_| corrupt(&format!("{number} is no share")))
+}
+
+fn word(steer: Steer) -> wire::Word {
+    match steer {
+        Steer::Pause => wire::Word::Pause,
+        Steer::Resume => wire::Word::Resume,
+        Steer::Promote { full: false } => wire::Word::Promote,
+        Steer::Promote { full: true } => wire::Word::PromoteInFull,
+        Steer::Abort => wire::Word::Abort,
+    }
+}
+
+fn read_word(number: i32) -> Result<Steer, DecodeError> {
+    match wire::Word::try_from(number) {
+        Ok(wire::Word::Pause) => Ok(Steer::Pause),
+        Ok(wire::Word::Resume) => Ok(Steer::Resume),
+        Ok(wire::Word::Promote) => Ok(Steer::Promote { full: false }),
+        Ok(wire::Word::PromoteInFull) => Ok(Steer::Promote { full: true }),
+        Ok(wire::Word::Abort) => Ok(Steer::Abort),
+        Ok(wire::Word::Unknown) | Err(_) => known(None, "what a user tells a rollout"),
+    }
 }

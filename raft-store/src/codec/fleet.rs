@@ -9,7 +9,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{DecodeError, app_name, app_spec, command, corrupt, known, port};
 use crate::{
     AnsweredRequest, App, Assignment, Cause, Cluster, ClusterId, Controller, Event, Fleet, Generation,
-    GenerationId, GenerationState, HistoryEntry, NodeId, Rollout, RolloutState, Timestamp,
+    GenerationId, GenerationState, HistoryEntry, NodeId, Promotion, Rollout, RolloutState, Scale, ScaledBy,
+    Timestamp,
 };
 
 pub(super) mod wire {
@@ -31,6 +32,8 @@ pub(super) mod wire {
         pub(crate) events: Vec<Event>,
         #[prost(message, repeated, tag = "6")]
         pub(crate) requests: Vec<Request>,
+        #[prost(message, repeated, tag = "20")]
+        pub(crate) balancers: Vec<command::Balancer>,
     }
 
     #[derive(Clone, PartialEq, Message)]
@@ -71,6 +74,21 @@ pub(super) mod wire {
         pub(crate) deleted: bool,
         #[prost(message, repeated, tag = "7")]
         pub(crate) generations: Vec<Generation>,
+        #[prost(message, optional, tag = "8")]
+        pub(crate) scale: Option<Scale>,
+    }
+
+    #[derive(Clone, Copy, PartialEq, Message)]
+    pub(crate) struct Scale {
+        /// 0: on all nodes.
+        #[prost(uint32, tag = "1")]
+        pub(crate) replicas: u32,
+        #[prost(bool, tag = "2")]
+        pub(crate) by_user: bool,
+        #[prost(uint64, tag = "3")]
+        pub(crate) since: u64,
+        #[prost(uint32, tag = "4")]
+        pub(crate) short: u32,
     }
 
     #[derive(Clone, PartialEq, Message)]
@@ -129,6 +147,16 @@ pub(super) mod wire {
         pub(crate) progressed: u64,
         #[prost(string, tag = "6")]
         pub(crate) reason: String,
+        #[prost(enumeration = "Promotion", tag = "7")]
+        pub(crate) promotion: i32,
+    }
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Enumeration)]
+    #[repr(i32)]
+    pub(crate) enum Promotion {
+        AsSpecified = 0,
+        Promoted = 1,
+        Full = 2,
     }
 
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Enumeration)]
@@ -156,6 +184,8 @@ pub(super) mod wire {
         pub(crate) index: u64,
         #[prost(uint64, tag = "5")]
         pub(crate) since: u64,
+        #[prost(uint32, tag = "6")]
+        pub(crate) percent: u32,
     }
 
     #[derive(Clone, PartialEq, Message)]
@@ -218,6 +248,8 @@ impl From<&Fleet> for wire::Fleet {
             node: event.node.map(|node| node.0),
             message: event.message.clone(),
         });
+        let balancers = fleet.balancers.iter();
+        let balancers = balancers.map(|(name, balancer)| command::write_balancer(name, balancer));
         let requests = fleet.requests.iter().map(|(client, last)| wire::Request {
             client: client.clone(),
             sequence: last.sequence,
@@ -237,6 +269,7 @@ impl From<&Fleet> for wire::Fleet {
             apps: apps.into_values().collect(),
             events: events.collect(),
             requests: requests.collect(),
+            balancers: balancers.collect(),
         }
     }
 }
@@ -277,6 +310,10 @@ impl TryFrom<wire::Fleet> for Fleet {
                 message: event.message,
             }));
         }
+        for balancer in wire.balancers {
+            let (name, balancer) = command::read_balancer(balancer)?;
+            fleet.balancers.insert(name, Arc::new(balancer));
+        }
         for request in wire.requests {
             let answer = known(request.answer, "an answer")?.read()?;
             let answered = AnsweredRequest { sequence: request.sequence, answer, index: request.index };
@@ -306,6 +343,12 @@ fn write_app(name: String, app: &App) -> wire::App {
         history: history.collect(),
         deleted: app.deleted,
         generations: Vec::new(),
+        scale: app.scale.map(|scale| wire::Scale {
+            replicas: command::replicas_to_wire(scale.replicas),
+            by_user: scale.by == ScaledBy::User,
+            since: scale.since.0,
+            short: scale.short,
+        }),
     }
 }
 
@@ -346,6 +389,12 @@ fn read_app(fleet: &mut Fleet, app: wire::App) -> Result<(), DecodeError> {
         serving: app.serving.map(GenerationId),
         history: history.collect::<Result<_, DecodeError>>()?,
         deleted: app.deleted,
+        scale: app.scale.map(|scale| Scale {
+            replicas: command::replicas(scale.replicas),
+            by: if scale.by_user { ScaledBy::User } else { ScaledBy::Autoscaler },
+            since: Timestamp(scale.since),
+            short: scale.short,
+        }),
     };
     fleet.apps.insert(name, Arc::new(read));
     Ok(())
@@ -358,12 +407,14 @@ fn write_assignment(node: NodeId, assignment: &Assignment) -> wire::Assignment {
         ports: assignment.ports.iter().map(|port| u32::from(*port)).collect(),
         index: assignment.index,
         since: assignment.since.0,
+        percent: assignment.percent.into(),
     }
 }
 
 fn read_assignment(wire: wire::Assignment) -> Result<(NodeId, Assignment), DecodeError> {
     let assignment = Assignment {
         desired: command::desired(wire.desired)?,
+        percent: command::percent(wire.percent)?,
         ports: wire.ports.into_iter().map(port).collect::<Result<_, _>>()?,
         index: wire.index,
         since: Timestamp(wire.since),
@@ -381,6 +432,12 @@ impl From<&Rollout> for wire::Rollout {
             started: rollout.started.0,
             progressed: rollout.progressed.0,
             reason: rollout.reason.clone(),
+            promotion: match rollout.promotion {
+                Promotion::AsSpecified => wire::Promotion::AsSpecified,
+                Promotion::Promoted => wire::Promotion::Promoted,
+                Promotion::Full => wire::Promotion::Full,
+            }
+            .into(),
         }
     }
 }
@@ -395,6 +452,12 @@ impl TryFrom<wire::Rollout> for Rollout {
             started: Timestamp(rollout.started),
             progressed: Timestamp(rollout.progressed),
             reason: rollout.reason,
+            promotion: match wire::Promotion::try_from(rollout.promotion) {
+                Ok(wire::Promotion::AsSpecified) => Promotion::AsSpecified,
+                Ok(wire::Promotion::Promoted) => Promotion::Promoted,
+                Ok(wire::Promotion::Full) => Promotion::Full,
+                Err(_) => return known(None, "the promotion of a rollout"),
+            },
         })
     }
 }

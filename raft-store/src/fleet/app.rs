@@ -12,8 +12,8 @@ use flotilla_spec::{AppName, AppSpec};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    APPS_MAX, Answer, At, Desired, Fleet, GenerationId, HISTORY_MAX, NodeId, Rollout, RolloutState, Step,
-    Timestamp, assignment::stale, port::Claims,
+    APPS_MAX, Answer, At, Desired, Fleet, GenerationId, HISTORY_MAX, NodeId, Rollout, RolloutState, Scale,
+    Step, Timestamp, assignment::stale, port::Claims,
 };
 use crate::{AppChanged, ApplyApp, Outcome, Rejection, Reply};
 
@@ -31,6 +31,8 @@ pub struct App {
     pub history: VecDeque<HistoryEntry>,
     /// Set by a delete: the app disappears when its last assignment is gone.
     pub deleted: bool,
+    /// Overrides the spec's number of replicas.
+    pub scale: Option<Scale>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -191,15 +193,15 @@ impl Fleet {
         Ok(Reply::Apps { apps: apps.collect() })
     }
 
-    /// The same spec again is no change, unless it has failed: then it is another attempt.
+    /// The same spec again is no change, unless it has failed: then it is another attempt. One that
+    /// stands still is resumed, not applied again.
     fn is_wanted(&self, proposal: &Proposal) -> bool {
         let Some(app) = self.apps.get(&proposal.spec.name).filter(|app| !app.deleted) else { return false };
         let key = (proposal.spec.name.clone(), app.wanted);
         let same = self.generations.get(&key).is_some_and(|wanted| wanted.digest == proposal.digest);
         same && self.rollouts.get(&key).is_some_and(|rollout| match rollout.state {
-            RolloutState::Progressing | RolloutState::Completed => true,
-            RolloutState::Paused
-            | RolloutState::RollingBack
+            RolloutState::Progressing | RolloutState::Paused | RolloutState::Completed => true,
+            RolloutState::RollingBack
             | RolloutState::RolledBack
             | RolloutState::Failed
             | RolloutState::Superseded => false,
@@ -235,6 +237,7 @@ impl Fleet {
         let before = self.apps.get(name).cloned();
         let living = before.as_ref().filter(|app| !app.deleted);
         let serving = living.and_then(|app| app.serving);
+        let scale = living.and_then(|app| app.scale);
         let outcome = if living.is_some() { Outcome::Changed } else { Outcome::Created };
         let version = before.as_ref().map_or(0, |app| app.version) + 1;
         let mut history = before.map(|app| app.history.clone()).unwrap_or_default();
@@ -265,6 +268,7 @@ impl Fleet {
             serving,
             history,
             deleted: false,
+            scale,
         };
         self.apps.insert(name.clone(), Arc::new(app));
         for (node, ports) in ports {
@@ -286,13 +290,13 @@ impl Fleet {
         AppChanged { app: name.clone(), outcome, version, generation }
     }
 
-    fn living(&self, app: &AppName) -> Result<&Arc<App>, Rejection> {
+    pub(super) fn living(&self, app: &AppName) -> Result<&Arc<App>, Rejection> {
         let living = self.apps.get(app).filter(|record| !record.deleted);
         living.ok_or_else(|| Rejection::NoSuchApp { app: app.clone() })
     }
 
     /// An app that has been deleted is at version 0, as one that never was.
-    fn check_version(&self, app: &AppName, if_version: Option<u64>) -> Result<(), Rejection> {
+    pub(super) fn check_version(&self, app: &AppName, if_version: Option<u64>) -> Result<(), Rejection> {
         let actual = self.living(app).map_or(0, |record| record.version);
         match if_version {
             Some(expected) if expected != actual => {

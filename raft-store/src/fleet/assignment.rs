@@ -1,11 +1,13 @@
 //! What each node is asked to do with each generation.
 //!
-//! `Desired` only moves up, per node and generation. Which generation takes an app's traffic on a
-//! node follows from that alone: **of the generations that the node is asked to serve, the newest**.
-//! So a shift asks for the new generation and leaves the old one, still asked to serve, warm behind
-//! it; a rollback asks the node to drain the new one, which is one commit and needs nothing to be
-//! made ready; and when the rollout completes the old one drains. At no moment can two generations
-//! of an app be meant to take new traffic on one node.
+//! `Desired` only moves up, per node and generation, and so does the share that a serving generation
+//! is asked to take. Which generation takes an app's traffic on a node follows from that alone: **of
+//! the generations that the node is asked to serve, the newest takes its share and the oldest the
+//! rest**. So a shift asks for the new generation, share by share, and leaves the old one, still asked
+//! to serve, warm behind it; a rollback asks the node to drain the new one, which is one commit and
+//! needs nothing to be made ready; and when the rollout completes the old one drains. The oldest is
+//! the one that completed last, so what a superseded rollout left in between gets nothing once its
+//! successor has begun to shift.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -31,28 +33,63 @@ pub enum Desired {
 pub struct Assignment {
     /// Only moves up.
     pub desired: Desired,
+    /// The share of the app's traffic on the node, 1 to 100, once it is asked to serve. Only moves up.
+    pub percent: u8,
     /// The real port of each entry of `spec.listen`, in its order.
     pub ports: Vec<u16>,
-    /// Log index at which `desired` last moved: a report from before says nothing about it.
+    /// Log index at which `desired`, `percent` or `ports` last moved: a report from before says nothing about it.
     pub index: u64,
     /// When `desired` last moved. The spec's `drain` counts from here.
     pub since: Timestamp,
 }
 
-/// The generation that takes the app's new traffic on a node that is asked for `of_node`.
-pub fn takes_traffic(
+/// Who takes an app's new traffic on a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Traffic {
+    pub newest: GenerationId,
+    /// The share of the newest: 1 to 100, and 100 when there is no other.
+    pub percent: u8,
+    /// Who takes the rest; `None` when the newest takes it all.
+    pub rest: Option<GenerationId>,
+}
+
+impl Traffic {
+    pub fn share_of(&self, generation: GenerationId) -> u8 {
+        if generation == self.newest {
+            self.percent
+        } else if Some(generation) == self.rest {
+            100 - self.percent
+        } else {
+            0
+        }
+    }
+}
+
+/// How an app's new traffic is shared on a node that is asked for `of_node`, among the generations
+/// that `can` take any.
+pub fn traffic(
     of_node: &BTreeMap<(AppName, GenerationId), Arc<Assignment>>,
     app: &AppName,
-) -> Option<GenerationId> {
+    can: impl Fn(GenerationId) -> bool,
+) -> Option<Traffic> {
     let generations = (app.clone(), GenerationId(0))..=(app.clone(), GenerationId(u64::MAX));
-    let serving = of_node.range(generations).filter(|(_, asked)| asked.desired == Desired::Serve);
-    serving.map(|((_, generation), _)| *generation).next_back()
+    let mut serving = of_node
+        .range(generations)
+        .filter(|((_, generation), asked)| asked.desired == Desired::Serve && can(*generation))
+        .map(|((_, generation), asked)| (*generation, asked.percent));
+    let (newest, percent) = serving.next_back()?;
+    let rest = serving.next().map(|(oldest, _)| oldest).filter(|_| percent < 100);
+    Some(Traffic { newest, percent: if rest.is_some() { percent } else { 100 }, rest })
 }
 
 impl Fleet {
-    /// The generation that takes the app's new traffic on a node.
+    /// The newest generation that takes the app's new traffic on a node.
     pub fn takes_traffic(&self, node: NodeId, app: &AppName) -> Option<GenerationId> {
-        takes_traffic(self.assignments.get(&node)?, app)
+        self.traffic(node, app).map(|traffic| traffic.newest)
+    }
+
+    pub fn traffic(&self, node: NodeId, app: &AppName) -> Option<Traffic> {
+        traffic(self.assignments.get(&node)?, app, |_| true)
     }
 
     /// What a node is asked of all generations of an app, oldest first.
@@ -154,6 +191,62 @@ impl Fleet {
         Ok(())
     }
 
+    /// The ports that a generation would have on a node if those that the cluster chose, and that a
+    /// process of others has, were chosen anew.
+    pub fn other_ports(
+        &self,
+        node: NodeId,
+        app: &AppName,
+        generation: GenerationId,
+        taken: &[u16],
+    ) -> Result<Vec<u16>, Rejection> {
+        let current = self.assignment(node, app, generation).ok_or_else(no_assignment)?;
+        match current.desired {
+            Desired::Prepare | Desired::Serve => {}
+            Desired::Drain | Desired::Remove => return Err(stale("the node gives the generation back")),
+        }
+        let listen = &self.generation(app, generation)?.spec.listen;
+        let mut ports = current.ports.clone();
+        for (entry, listen) in listen.iter().enumerate() {
+            if listen.port == 0 && ports.get(entry).is_some_and(|port| taken.contains(port)) {
+                ports[entry] =
+                    self.free_port(node, |port| !taken.contains(&port) && !ports.contains(&port))?;
+            }
+        }
+        if ports == current.ports {
+            return Err(stale("none of the ports was chosen by the cluster"));
+        }
+        Ok(ports)
+    }
+
+    pub(super) fn choose_other_ports(
+        &mut self,
+        at: At,
+        node: NodeId,
+        app: &AppName,
+        generation: GenerationId,
+        taken: &[u16],
+    ) -> Result<(), Rejection> {
+        let ports = self.other_ports(node, app, generation, taken)?;
+        let before = self.assignment(node, app, generation).map_or(Vec::new(), |asked| asked.ports.clone());
+        let name = self.node_name(node);
+        for (old, new) in before.iter().zip(&ports).filter(|(old, new)| old != new) {
+            let what =
+                format!("node {name}: another process has port {old}, so generation {generation} gets {new}");
+            self.record(at, Some(app), Some(node), what);
+        }
+        self.hold_ports(node, app, &ports);
+        if let Some(of_node) = self.assignments.get_mut(&node)
+            && let Some(assignment) = of_node.get_mut(&(app.clone(), generation))
+        {
+            let assignment = Arc::make_mut(assignment);
+            assignment.ports = ports;
+            assignment.index = at.index;
+        }
+        self.free_ports(node, app, &before);
+        Ok(())
+    }
+
     pub(super) fn give(
         &mut self,
         at: At,
@@ -164,7 +257,7 @@ impl Fleet {
         ports: Vec<u16>,
     ) {
         self.hold_ports(node, app, &ports);
-        let assignment = Assignment { desired, ports, index: at.index, since: at.time };
+        let assignment = Assignment { desired, percent: 100, ports, index: at.index, since: at.time };
         self.assignments.entry(node).or_default().insert((app.clone(), generation), Arc::new(assignment));
     }
 
@@ -186,6 +279,29 @@ impl Fleet {
             assignment.desired = desired;
             assignment.index = at.index;
             assignment.since = at.time;
+        }
+    }
+
+    /// Up to that share, never down.
+    pub(super) fn ask_to_serve(
+        &mut self,
+        at: At,
+        node: NodeId,
+        app: &AppName,
+        generation: GenerationId,
+        percent: u8,
+    ) {
+        let of_node = self.assignments.get_mut(&node);
+        let Some(assignment) = of_node.and_then(|of_node| of_node.get_mut(&(app.clone(), generation))) else {
+            return;
+        };
+        let begins = assignment.desired < Desired::Serve;
+        if begins || (assignment.desired == Desired::Serve && assignment.percent < percent) {
+            let assignment = Arc::make_mut(assignment);
+            assignment.desired = Desired::Serve;
+            assignment.percent = percent;
+            assignment.index = at.index;
+            assignment.since = if begins { at.time } else { assignment.since };
         }
     }
 

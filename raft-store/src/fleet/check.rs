@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{CLIENTS_MAX, Desired, EVENTS_MAX, Fleet, GenerationState, HISTORY_MAX, RolloutState, Step};
+use super::{
+    Availability, BALANCERS_MAX, CLIENTS_MAX, Desired, EVENTS_MAX, Fleet, GenerationState, HISTORY_MAX,
+    RolloutState,
+};
 
 macro_rules! hold {
     ($fact:expr, $($otherwise:tt)+) => {
@@ -20,6 +23,13 @@ impl Fleet {
         self.check_assignments()?;
         self.check_rollouts()?;
         hold!(self.ports == self.held_ports()?, "the port table is not what the assignments hold");
+        hold!(self.balancers.len() <= BALANCERS_MAX, "there are {} balancers", self.balancers.len());
+        let mut ports = BTreeSet::new();
+        for port in self.balancers.values().filter_map(|balancer| balancer.kind.port()) {
+            hold!(ports.insert(port), "two balancers have port {port}");
+            let taken = self.ports.keys().any(|(_, taken)| *taken == port);
+            hold!(!taken, "port {port} is a balancer's and an app's");
+        }
         hold!(self.events.len() <= EVENTS_MAX, "there are {} events", self.events.len());
         hold!(self.requests.len() <= CLIENTS_MAX, "there are {} clients", self.requests.len());
         Ok(())
@@ -30,6 +40,8 @@ impl Fleet {
         let mut names = BTreeSet::new();
         for member in present {
             hold!(names.insert(&member.name), "two members are named {}", member.name);
+            let drains = member.availability == Availability::Draining;
+            hold!(member.drain.is_some() == drains, "{}: {:?} while {:?}", member.name, member.drain, drains);
         }
         hold!(self.members.is_empty() || !self.cluster.id.0.is_empty(), "members without a cluster");
         Ok(())
@@ -95,6 +107,11 @@ impl Fleet {
                         "{app}: port {port} on {node}"
                     );
                 }
+                hold!(
+                    (1..=100).contains(&assignment.percent),
+                    "{app}: {generation} has {} % of node {node}",
+                    assignment.percent
+                );
                 let serves = assignment.desired <= Desired::Serve;
                 let leaves = match record.state {
                     GenerationState::Staged | GenerationState::Serving => false,
@@ -146,13 +163,13 @@ impl Fleet {
             );
             if rollout.state == RolloutState::Progressing {
                 for (node, step) in &rollout.steps {
-                    let desired =
-                        self.assignment(*node, name, *generation).map(|assignment| assignment.desired);
-                    let shifted =
-                        matches!(step, Step::Shifting { .. } | Step::Monitoring { .. } | Step::Done);
+                    let asked = self.assignment(*node, name, *generation);
+                    let desired = asked.map(|assignment| assignment.desired);
+                    let share = asked.map_or(0, |assignment| assignment.percent);
                     hold!(
-                        !shifted || desired > Some(Desired::Prepare),
-                        "{name}: {node} is {step:?} at {desired:?}"
+                        step.share()
+                            .is_none_or(|percent| desired > Some(Desired::Prepare) && percent <= share),
+                        "{name}: {node} is {step:?} at {desired:?} with {share} %"
                     );
                 }
             }

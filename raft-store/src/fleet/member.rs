@@ -5,7 +5,9 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::assignment::stale;
-use super::{Answer, At, ClusterId, Controller, Fleet, NodeId, SCHEMA_VERSION};
+use super::{
+    Answer, At, ClusterId, Controller, DRAIN_DEADLINE, DRAIN_QUIET, Drain, Fleet, NodeId, SCHEMA_VERSION,
+};
 use crate::{Rejection, Reply};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,12 +20,18 @@ pub struct Member {
     pub cluster_address: String,
     /// `host:port` of the admin HTTP port.
     pub admin_address: String,
+    /// Where balancers find its apps, but for those that listen on an address of their own. A host or an IP.
+    pub traffic_address: String,
     pub labels: BTreeMap<String, String>,
     /// Inclusive range from which `port = 0` is served.
     pub port_pool: (u16, u16),
     /// Ports of the node that apps must not use.
     pub reserved_ports: Vec<u16>,
     pub availability: Availability,
+    /// How far the node has given its traffic up; there exactly while it is `Draining`.
+    pub drain: Option<Drain>,
+    /// Its share of the work, in percent of a normal node.
+    pub weight: u32,
     /// Of the binary that runs there.
     pub binary_version: String,
 }
@@ -59,7 +67,7 @@ impl Fleet {
         if self.members.contains_key(&node) {
             return Err(Rejection::Stale { why: format!("node id {node} was given in the same log entry") });
         }
-        let member = Member { availability: Availability::Active, ..member.clone() };
+        let member = Member { availability: Availability::Active, drain: None, ..member.clone() };
         self.record(at, None, Some(node), format!("node {} joined", member.name));
         self.members.insert(node, Arc::new(member));
         Ok(Reply::Member { node })
@@ -69,7 +77,7 @@ impl Fleet {
     pub(super) fn update_member(&mut self, at: At, node: NodeId, member: &Member) -> Answer {
         let current = self.member(node)?.clone();
         self.check_name_free(&member.name, Some(node))?;
-        let updated = Member { availability: current.availability, ..member.clone() };
+        let updated = Member { availability: current.availability, drain: current.drain, ..member.clone() };
         if *current == updated {
             return Ok(Reply::Member { node });
         }
@@ -89,8 +97,11 @@ impl Fleet {
         if current.availability == availability {
             return Ok(Reply::Member { node });
         }
+        if availability == Availability::Draining {
+            return self.drain_node(at, node, (DRAIN_DEADLINE, DRAIN_QUIET), false, false);
+        }
         let name = current.name.clone();
-        let member = Member { availability, ..Member::clone(current) };
+        let member = Member { availability, drain: None, ..Member::clone(current) };
         self.members.insert(node, Arc::new(member));
         let what = match availability {
             Availability::Active => "takes apps again",

@@ -38,7 +38,7 @@ impl Fleet {
     ) -> Result<(), Rejection> {
         let member = self.member(node)?;
         for port in spec.listen.iter().map(|listen| listen.port).filter(|port| *port != 0) {
-            if member.reserved_ports.contains(&port) {
+            if member.reserved_ports.contains(&port) || self.is_balancer_port(port) {
                 return Err(Rejection::PortReserved { port, node: member.name.clone() });
             }
             let holder = self.ports.get(&(node, port)).filter(|holder| **holder != spec.name).cloned();
@@ -61,7 +61,10 @@ impl Fleet {
         let before = self.newest_assignment(node, &spec.name).map_or(&[][..], |newest| &newest.ports);
         let reserved: BTreeSet<u16> = member.reserved_ports.iter().copied().collect();
         let usable = |claims: &Claims, port: u16| {
-            port != 0 && !reserved.contains(&port) && !claims.taken.contains_key(&(node, port))
+            port != 0
+                && !reserved.contains(&port)
+                && !self.is_balancer_port(port)
+                && !claims.taken.contains_key(&(node, port))
         };
         let (from, to) = member.port_pool;
         let mut ports = Vec::with_capacity(spec.listen.len());
@@ -85,6 +88,20 @@ impl Fleet {
             ports.push(port);
         }
         Ok(ports)
+    }
+
+    /// The lowest port of the node's pool that nobody holds and that `fits`.
+    pub(super) fn free_port(&self, node: NodeId, fits: impl Fn(u16) -> bool) -> Result<u16, Rejection> {
+        let member = self.member(node)?;
+        let (from, to) = member.port_pool;
+        let mut held = self.held_between(node, from, to).peekable();
+        let free = (from..=to).find(|port| {
+            held.next_if_eq(port).is_none()
+                && *port != 0
+                && !member.reserved_ports.contains(port)
+                && fits(*port)
+        });
+        free.ok_or_else(|| Rejection::PortPoolExhausted { node: member.name.clone(), from, to })
     }
 
     /// In ascending order.

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use flotilla_spec::AppName;
 
-use super::{At, Desired, Fleet, GenerationId, GenerationState, NodeId, Timestamp, assignment::stale};
+use super::{At, Fleet, GenerationId, GenerationState, NodeId, Timestamp, assignment::stale};
 use crate::Rejection;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,12 +22,41 @@ pub struct Rollout {
     pub progressed: Timestamp,
     /// Why it failed, paused or went back; empty while all is well.
     pub reason: String,
+    /// How far the user vouches for it.
+    pub promotion: Promotion,
+}
+
+/// What the user has said about going on. Only moves up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Promotion {
+    /// As the spec says: by itself, or not before it is promoted.
+    #[default]
+    AsSpecified,
+    /// Goes on where `auto_promote = false` made it wait.
+    Promoted,
+    /// Goes on without bakes and gates. It still waits until nodes are ready, and goes in waves.
+    Full,
+}
+
+/// What a user tells a rollout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Steer {
+    /// Stand where it stands; traffic stays as it is.
+    Pause,
+    /// Go on in the direction it had. What failed is tried again, and bakes begin anew.
+    Resume,
+    Promote {
+        full: bool,
+    },
+    /// Turn back, whatever the spec says.
+    Abort,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RolloutState {
     Progressing,
-    /// It failed, and stands where it stood because the spec says `auto_rollback = false`.
+    /// Stands where it stood until the user says more: it was told to, or it failed and may not turn back
+    /// by itself (`auto_rollback = false`, or it is a rollback already).
     Paused,
     RollingBack,
     RolledBack,
@@ -42,26 +71,31 @@ impl RolloutState {
     /// Nothing more happens until the app is changed again.
     pub fn is_finished(self) -> bool {
         match self {
-            Self::Progressing | Self::RollingBack => false,
-            Self::Paused | Self::RolledBack | Self::Completed | Self::Failed | Self::Superseded => true,
+            Self::Progressing | Self::Paused | Self::RollingBack => false,
+            Self::RolledBack | Self::Completed | Self::Failed | Self::Superseded => true,
         }
     }
 }
 
-/// How far one node is in a rollout. Only moves up.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// How far one node is in a rollout. Only moves up, share by share; only a resumed rollout tries again
+/// what failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     Preparing {
         since: Timestamp,
     },
     Ready,
-    /// Asked to serve.
+    /// Asked to give the generation this share of the app's traffic on the node.
     Shifting {
         since: Timestamp,
+        /// 1 to 100.
+        percent: u8,
     },
-    /// Serves; baking until `min_healthy` has passed. A bake that was spoilt begins again, later.
+    /// Has that share; baking until `min_healthy` has passed and the gate lets it on. A bake that was
+    /// spoilt begins again, later.
     Monitoring {
         since: Timestamp,
+        percent: u8,
     },
     Done,
     Failed {
@@ -72,30 +106,50 @@ pub enum Step {
 impl Rollout {
     pub(super) fn new(from: Option<GenerationId>, steps: BTreeMap<NodeId, Step>, time: Timestamp) -> Self {
         let state = RolloutState::Progressing;
-        Self { from, state, steps, started: time, progressed: time, reason: String::new() }
+        let promotion = Promotion::default();
+        Self { from, state, steps, started: time, progressed: time, reason: String::new(), promotion }
     }
 }
 
 impl Step {
-    fn rank(&self) -> u8 {
+    /// Stage, share, and whether the share has been reached.
+    fn rank(&self) -> (u8, u8, bool) {
         match self {
-            Self::Preparing { .. } => 0,
-            Self::Ready => 1,
-            Self::Shifting { .. } => 2,
-            Self::Monitoring { .. } => 3,
-            Self::Done => 4,
-            Self::Failed { .. } => 5,
+            Self::Preparing { .. } => (0, 0, false),
+            Self::Ready => (1, 0, false),
+            Self::Shifting { percent, .. } => (2, *percent, false),
+            Self::Monitoring { percent, .. } => (2, *percent, true),
+            Self::Done => (3, 0, false),
+            Self::Failed { .. } => (4, 0, false),
         }
     }
 
     fn begins_bake_again(&self, to: &Self) -> bool {
-        matches!((self, to), (Self::Monitoring { since }, Self::Monitoring { since: later }) if later > since)
+        match (self, to) {
+            (Self::Monitoring { since, percent }, Self::Monitoring { since: later, percent: as_before }) => {
+                later > since && percent == as_before
+            }
+            (_, _) => false,
+        }
     }
 
-    fn asks_to_serve(&self) -> bool {
+    /// The share of the app's traffic on the node that the generation is asked to take.
+    pub fn share(&self) -> Option<u8> {
         match self {
-            Self::Shifting { .. } | Self::Monitoring { .. } | Self::Done => true,
-            Self::Preparing { .. } | Self::Ready | Self::Failed { .. } => false,
+            Self::Shifting { percent, .. } | Self::Monitoring { percent, .. } => Some(*percent),
+            Self::Done => Some(100),
+            Self::Preparing { .. } | Self::Ready | Self::Failed { .. } => None,
+        }
+    }
+
+    /// The same step, begun now: what went before a pause says nothing about what comes after it.
+    fn again(&mut self, time: Timestamp) {
+        match self {
+            Self::Preparing { since } | Self::Shifting { since, .. } | Self::Monitoring { since, .. } => {
+                *since = time;
+            }
+            Self::Failed { .. } => *self = Self::Preparing { since: time },
+            Self::Ready | Self::Done => {}
         }
     }
 }
@@ -118,6 +172,9 @@ impl Fleet {
         for (node, to) in steps {
             let step =
                 rollout.steps.get_mut(node).ok_or_else(|| stale("the node is not part of the rollout"))?;
+            if to.share().is_some_and(|percent| !(1..=100).contains(&percent)) {
+                return Err(stale("a share is 1 to 100 percent"));
+            }
             let up = to.rank() > step.rank();
             if !up && !step.begins_bake_again(to) {
                 return Err(stale("the node is that far already"));
@@ -129,8 +186,8 @@ impl Fleet {
         }
         self.rollouts.insert((app.clone(), generation), Arc::new(rollout));
         for (node, step) in steps {
-            if step.asks_to_serve() {
-                self.raise(at, *node, app, generation, Desired::Serve);
+            if let Some(percent) = step.share() {
+                self.ask_to_serve(at, *node, app, generation, percent);
             }
             if let Step::Failed { reason } = step {
                 let what = format!("node {}: generation {generation}: {reason}", self.node_name(*node));
@@ -160,7 +217,7 @@ impl Fleet {
         // A node that was down all the time is asked to serve as soon as it returns.
         let nodes: Vec<NodeId> = self.nodes_of(app, generation).collect();
         for node in nodes {
-            self.raise(at, node, app, generation, Desired::Serve);
+            self.ask_to_serve(at, node, app, generation, 100);
         }
         if let Some(record) = self.apps.get_mut(app) {
             Arc::make_mut(record).serving = Some(generation);
@@ -182,8 +239,21 @@ impl Fleet {
         reason: &str,
     ) -> Result<(), Rejection> {
         let from = self.rollout_in(RolloutState::Progressing, app, generation)?.from;
+        self.turn(at, app, generation, from, reason);
+        Ok(())
+    }
+
+    fn turn(
+        &mut self,
+        at: At,
+        app: &AppName,
+        generation: GenerationId,
+        from: Option<GenerationId>,
+        reason: &str,
+    ) {
         self.set_generation_state(app, generation, GenerationState::Failed);
         self.set_reason(app, generation, reason);
+        self.touch(app, generation, at.time);
         match from {
             Some(from) => {
                 for other in self.generation_ids(app) {
@@ -203,7 +273,6 @@ impl Fleet {
             }
         }
         self.sweep(at, app);
-        Ok(())
     }
 
     pub(super) fn rolled_back(
@@ -219,6 +288,7 @@ impl Fleet {
         Ok(())
     }
 
+    /// Of a rollout that goes either way.
     pub(super) fn pause(
         &mut self,
         at: At,
@@ -226,11 +296,97 @@ impl Fleet {
         generation: GenerationId,
         reason: &str,
     ) -> Result<(), Rejection> {
-        self.rollout_in(RolloutState::Progressing, app, generation)?;
-        self.set_reason(app, generation, reason);
-        self.finish(app, generation, RolloutState::Paused);
-        self.record(at, Some(app), None, format!("generation {generation} stops where it stands: {reason}"));
+        if self.rollout_in(RolloutState::RollingBack, app, generation).is_err() {
+            self.rollout_in(RolloutState::Progressing, app, generation)?;
+        }
+        self.stop(at, app, generation, reason);
         Ok(())
+    }
+
+    fn stop(&mut self, at: At, app: &AppName, generation: GenerationId, reason: &str) {
+        self.set_reason(app, generation, reason);
+        self.set_rollout_state(app, generation, RolloutState::Paused);
+        self.record(at, Some(app), None, format!("generation {generation} stops where it stands: {reason}"));
+    }
+
+    /// What a user says. Saying it twice changes nothing.
+    pub(super) fn steer(
+        &mut self,
+        at: At,
+        app: &AppName,
+        if_version: Option<u64>,
+        steer: Steer,
+    ) -> Result<(), Rejection> {
+        let no_app = || Rejection::NoSuchApp { app: app.clone() };
+        self.apps.get(app).filter(|record| !record.deleted).ok_or_else(no_app)?;
+        self.check_version(app, if_version)?;
+        let cannot = |why: &str| Err(Rejection::CannotSteer { app: app.clone(), why: why.to_owned() });
+        let Some((generation, rollout)) = self.newest_rollout(app) else {
+            return cannot("it has no rollout");
+        };
+        let from = rollout.from;
+        // A failed generation only ever goes back.
+        let goes_back =
+            self.generation(app, generation).is_ok_and(|record| record.state == GenerationState::Failed);
+        match (steer, rollout.state) {
+            (_, RolloutState::Completed) => return cannot("its last rollout has completed"),
+            (_, RolloutState::RolledBack | RolloutState::Failed | RolloutState::Superseded) => {
+                return cannot("its last rollout is over");
+            }
+            (Steer::Pause, RolloutState::Progressing) => {
+                self.stop(at, app, generation, "paused by a user");
+            }
+            (Steer::Pause | Steer::Promote { .. }, RolloutState::RollingBack) => {
+                return cannot("it is on its way back already");
+            }
+            (Steer::Promote { .. }, RolloutState::Paused) if goes_back => {
+                return cannot("it is on its way back already");
+            }
+            (Steer::Promote { full }, RolloutState::Progressing | RolloutState::Paused) => {
+                if !full && self.generation(app, generation)?.spec.rollout.auto_promote {
+                    return cannot("it promotes itself; a full promotion skips bakes and gates");
+                }
+                self.promote(at, app, generation, full);
+                self.go_on(at, app, generation);
+            }
+            (Steer::Resume, RolloutState::Paused) => self.go_on(at, app, generation),
+            (Steer::Abort, RolloutState::Paused) if goes_back => self.go_on(at, app, generation),
+            (Steer::Abort, RolloutState::Progressing | RolloutState::Paused) => {
+                self.turn(at, app, generation, from, "aborted by a user");
+            }
+            (Steer::Pause, RolloutState::Paused)
+            | (Steer::Resume, RolloutState::Progressing | RolloutState::RollingBack)
+            | (Steer::Abort, RolloutState::RollingBack) => {}
+        }
+        Ok(())
+    }
+
+    fn promote(&mut self, at: At, app: &AppName, generation: GenerationId, full: bool) {
+        let to = if full { Promotion::Full } else { Promotion::Promoted };
+        let Some(rollout) = self.rollouts.get_mut(&(app.clone(), generation)) else { return };
+        if rollout.promotion < to {
+            Arc::make_mut(rollout).promotion = to;
+            let how = if full { " in full" } else { "" };
+            self.record(at, Some(app), None, format!("generation {generation} promoted{how} by a user"));
+        }
+    }
+
+    /// Leaves a pause, in the direction the rollout had.
+    fn go_on(&mut self, at: At, app: &AppName, generation: GenerationId) {
+        let goes_back =
+            self.generation(app, generation).is_ok_and(|record| record.state == GenerationState::Failed);
+        let Some(rollout) = self.rollouts.get_mut(&(app.clone(), generation)) else { return };
+        if rollout.state != RolloutState::Paused {
+            return;
+        }
+        let rollout = Arc::make_mut(rollout);
+        rollout.state = if goes_back { RolloutState::RollingBack } else { RolloutState::Progressing };
+        rollout.progressed = at.time;
+        if !goes_back {
+            rollout.reason.clear();
+            rollout.steps.values_mut().for_each(|step| step.again(at.time));
+        }
+        self.record(at, Some(app), None, format!("generation {generation} goes on"));
     }
 
     /// Makes room for a later change, or a delete. Where the unfinished generation serves it goes on
@@ -280,6 +436,13 @@ impl Fleet {
     fn set_rollout_state(&mut self, app: &AppName, generation: GenerationId, state: RolloutState) {
         if let Some(rollout) = self.rollouts.get_mut(&(app.clone(), generation)) {
             Arc::make_mut(rollout).state = state;
+        }
+    }
+
+    fn touch(&mut self, app: &AppName, generation: GenerationId, time: Timestamp) {
+        if let Some(rollout) = self.rollouts.get_mut(&(app.clone(), generation)) {
+            let rollout = Arc::make_mut(rollout);
+            rollout.progressed = rollout.progressed.max(time);
         }
     }
 

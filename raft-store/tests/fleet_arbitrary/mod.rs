@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use flotilla_raft_store::*;
-use flotilla_spec::{AppName, AppSpec, Listen, Target};
+use flotilla_spec::{AppName, AppSpec, Autoscale, Listen, Replicas, Target};
 use proptest::{collection::vec, option, prelude::*};
 
 pub(crate) fn name(number: usize) -> AppName {
@@ -18,15 +18,20 @@ pub(crate) fn spec(app: &AppName, ports: &[u16]) -> AppSpec {
         description: String::new(),
         labels: Default::default(),
         listen: ports.iter().map(|port| Listen { port: *port, ..Listen::default() }).collect(),
-        targets: vec![Target { address: "10.0.0.1:80".to_owned(), weight: 100 }],
+        targets: vec![Target::new("10.0.0.1:80", 100)],
         pool: Default::default(),
         resolve: Default::default(),
         balance: Default::default(),
         check: Default::default(),
+        probe: Vec::new(),
+        outlier: Default::default(),
+        breaker: None,
+        retry: Default::default(),
         timeouts: Default::default(),
         limits: Default::default(),
         upstream: Default::default(),
         route: Vec::new(),
+        access: Default::default(),
         placement: Default::default(),
         rollout: Default::default(),
     }
@@ -39,10 +44,13 @@ pub(crate) fn member(name: &str) -> Member {
         zone: "fra-1".to_owned(),
         cluster_address: format!("{name}.example:7400"),
         admin_address: format!("{name}.example:7401"),
+        traffic_address: format!("{name}.example"),
         labels: Default::default(),
         port_pool: (20_000, 20_003),
         reserved_ports: vec![22, 20_001],
         availability: Availability::Active,
+        drain: None,
+        weight: 100,
         binary_version: "0.1.0".to_owned(),
     }
 }
@@ -55,6 +63,14 @@ pub(crate) fn arbitrary_spec() -> impl Strategy<Value = AppSpec> {
             spec.description = description;
             spec.rollout.drain = Duration::from_millis(drain);
             spec.rollout.auto_rollback = auto_rollback;
+            spec.placement.autoscale = auto_rollback.then(|| Autoscale {
+                min: 1,
+                max: 3,
+                target_connections: Some(10),
+                target_requests_per_second: None,
+                target_cpu_percent: None,
+                cooldown: Duration::from_secs(1),
+            });
             spec
         },
     )
@@ -103,15 +119,51 @@ fn arbitrary_member() -> impl Strategy<Value = Member> {
     )
 }
 
+fn arbitrary_balancer() -> impl Strategy<Value = Balancer> {
+    let kind = prop_oneof![
+        (arbitrary_text(), option::of(arbitrary_node()), ".{0,3}").prop_map(|(address, node, options)| {
+            let (backend, prefix) = ("{app}".to_owned(), "flotilla".to_owned());
+            BalancerKind::Haproxy(Haproxy { address, node, backend, prefix, options })
+        }),
+        arbitrary_port().prop_map(|port| BalancerKind::AgentCheck { port }),
+        (arbitrary_port(), any::<bool>())
+            .prop_map(|(port, closes_on_drain)| BalancerKind::TcpCheck { port, closes_on_drain }),
+        (arbitrary_port(), vec(arbitrary_text(), 0..2))
+            .prop_map(|(port, admin)| BalancerKind::Envoy { port, admin }),
+        arbitrary_node().prop_map(|node| BalancerKind::Nginx { node }),
+    ];
+    (proptest::collection::btree_set(arbitrary_app(), 0..3), 0..90_000_u64, kind).prop_map(
+        |(apps, interval, kind)| Balancer { apps, min_interval: Duration::from_millis(interval), kind },
+    )
+}
+
+/// Some that apps hold, some that they would like to.
+fn arbitrary_port() -> impl Strategy<Value = u16> {
+    prop_oneof![Just(0_u16), 8000..8006_u16, 20_000..20_005_u16, 7400..7410_u16]
+}
+
+fn arbitrary_text() -> impl Strategy<Value = String> {
+    prop_oneof!["[a-z0-9.:]{1,9}", "/[a-z]{1,5}", ".{0,3}"]
+}
+
 fn arbitrary_step() -> impl Strategy<Value = Step> {
     let since = || (0..100_u64).prop_map(Timestamp);
     prop_oneof![
         since().prop_map(|since| Step::Preparing { since }),
         Just(Step::Ready),
-        since().prop_map(|since| Step::Shifting { since }),
-        since().prop_map(|since| Step::Monitoring { since }),
+        (since(), 0..=101_u8).prop_map(|(since, percent)| Step::Shifting { since, percent }),
+        (since(), 1..=100_u8).prop_map(|(since, percent)| Step::Monitoring { since, percent }),
         Just(Step::Done),
         ".{0,5}".prop_map(|reason| Step::Failed { reason }),
+    ]
+}
+
+fn arbitrary_steer() -> impl Strategy<Value = Steer> {
+    prop_oneof![
+        Just(Steer::Pause),
+        Just(Steer::Resume),
+        any::<bool>().prop_map(|full| Steer::Promote { full }),
+        Just(Steer::Abort),
     ]
 }
 
@@ -119,15 +171,22 @@ fn arbitrary_transition() -> impl Strategy<Value = Transition> {
     let steps = vec((arbitrary_node(), arbitrary_step()), 0..4);
     let about =
         (arbitrary_app(), arbitrary_generation(), arbitrary_node(), ".{0,5}", arbitrary_desired(), steps);
-    (0..8_u8, about).prop_map(|(kind, (app, generation, node, reason, desired, steps))| match kind {
+    (0..13_u8, about).prop_map(|(kind, (app, generation, node, reason, desired, steps))| match kind {
         0 => Transition::Advance { app, generation, steps },
         1 => Transition::Complete { app, generation },
-        2 => Transition::RollBack { app, generation, reason },
+        2 | 11 | 12 => Transition::RollBack { app, generation, reason },
         3 => Transition::RolledBack { app, generation },
         4 => Transition::Pause { app, generation, reason },
         5 => Transition::Assign { node, app, generation, desired },
         6 => Transition::Forget { node, app, generation },
-        _ => Transition::Place { app, generation, node },
+        7 => Transition::Place { app, generation, node },
+        8 => Transition::ChoosePorts { node, app, generation, taken: vec![20_000, 20_002] },
+        9 => {
+            let phases = [DrainPhase::Quiet, DrainPhase::Draining, DrainPhase::Empty, DrainPhase::Cut];
+            let phase = phases[steps.len() % phases.len()];
+            Transition::AdvanceDrain { node, phase, why: reason }
+        }
+        _ => Transition::Scale { app, replicas: steps.len() as u32 + 1, short: reason.len() as u32, reason },
     })
 }
 
@@ -150,8 +209,25 @@ pub(crate) fn arbitrary_change() -> impl Strategy<Value = Change> {
         1 => (arbitrary_app(), version()).prop_map(|(app, if_version)| Change::DeleteApp { app, if_version }),
         1 => (arbitrary_app(), version(), version(), arbitrary_nodes())
             .prop_map(|(app, to, if_version, placed)| Change::Rollback { app, to, if_version, placed }),
+            3 => (arbitrary_app(), version(), arbitrary_steer())
+            .prop_map(|(app, if_version, steer)| Change::Steer { app, if_version, steer }),
+            1 => (arbitrary_node(), 0..50_u64, any::<(bool, bool)>()).prop_map(|(node, deadline, (leaves, cut))| {
+            let (deadline, quiet) = (Duration::from_millis(deadline), Duration::from_millis(deadline / 2));
+            Change::DrainNode { node, deadline, quiet, leaves, cut }
+        }),
+        1 => (arbitrary_app(), option::of(0..3_u32), version()).prop_map(|(app, replicas, if_version)| {
+            let replicas = replicas.map(|count| match count {
+                0 => Replicas::All,
+                count => Replicas::Count(count),
+            });
+            Change::ScaleApp { app, replicas, if_version }
+        }),
+        2 => (0..4_u8, arbitrary_balancer(), any::<bool>()).prop_map(|(number, balancer, replace)| {
+            Change::PutBalancer { name: format!("lb-{number}"), balancer, replace }
+        }),
+        1 => (0..4_u8).prop_map(|number| Change::RemoveBalancer { name: format!("lb-{number}") }),
         1 => (0..5_u64, arbitrary_node()).prop_map(|(term, node)| Change::TakeControl { term, node }),
-        20 => (0..5_u64, arbitrary_transition())
+        48 => (0..5_u64, arbitrary_transition())
             .prop_map(|(term, transition)| Change::Coordinate { term, transition }),
     ]
 }
@@ -208,6 +284,9 @@ impl Intent {
             Change::Rollback { app, .. } => {
                 Change::Rollback { app: app.clone(), to: None, if_version: None, placed: members }
             }
+            Change::Steer { app, steer, .. } => {
+                Change::Steer { app: app.clone(), if_version: None, steer: *steer }
+            }
             Change::TakeControl { .. } if !members.is_empty() => Change::TakeControl {
                 term: fleet.cluster.controller.term + 1,
                 node: members[second % members.len()],
@@ -247,7 +326,7 @@ fn fit_transition(fleet: &Fleet, transition: &Transition, second: usize, third: 
         (Transition::RollBack { reason, .. }, Some((app, generation)), _, _) => {
             Transition::RollBack { app, generation, reason }
         }
-        (Transition::RolledBack { .. }, Some((app, generation)), _, _) => {
+        (Transition::RolledBack { .. }, Some((app, generation)), _, _) if third.is_multiple_of(3) => {
             Transition::RolledBack { app, generation }
         }
         (Transition::Pause { reason, .. }, Some((app, generation)), _, _) if third.is_multiple_of(4) => {
@@ -258,6 +337,9 @@ fn fit_transition(fleet: &Fleet, transition: &Transition, second: usize, third: 
         }
         (Transition::Assign { desired, .. }, _, _, Some((node, app, generation))) => {
             Transition::Assign { node, app, generation, desired }
+        }
+        (Transition::ChoosePorts { taken, .. }, _, _, Some((node, app, generation))) => {
+            Transition::ChoosePorts { node, app, generation, taken }
         }
         (Transition::Forget { .. }, _, _, Some((node, app, generation))) => {
             Transition::Forget { node, app, generation }

@@ -116,10 +116,13 @@ pub(crate) fn member(name: &str) -> Member {
         zone: String::new(),
         cluster_address: "127.0.0.1:7400".to_owned(),
         admin_address: "127.0.0.1:7401".to_owned(),
+        traffic_address: "127.0.0.1".to_owned(),
         labels: Default::default(),
         port_pool: (20_000, 29_999),
         reserved_ports: Vec::new(),
         availability: Availability::Active,
+        drain: None,
+        weight: 100,
         binary_version: "0.1.0".to_owned(),
     }
 }
