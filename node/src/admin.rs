@@ -4,17 +4,17 @@
 
 use axum::{
     Router,
-    extract::{Query, State},
+    extract::{Query, State as AxumState},
     http::{StatusCode, header},
     response::IntoResponse,
     routing::get,
 };
-use flotilla_proxy::Phase;
+use flotilla_spec::AppName;
 use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::{metrics::Exporter, node::Shared};
+use crate::{balancer::standing::Standing, metrics::Exporter, node::Shared};
 
 #[derive(Clone)]
 struct Admin {
@@ -41,33 +41,59 @@ pub(crate) async fn serve(
 struct ReadyQuery {
     /// Ready only if this app serves here.
     app: Option<String>,
+    /// `ok`: a node that drains is still ready. For balancers that reset the sessions of a target whose check
+    /// fails; all others should see a drain as early as they can.
+    draining: Option<String>,
+    /// Lists the apps too.
+    verbose: Option<String>,
 }
 
-async fn readyz(State(admin): State<Admin>, Query(query): Query<ReadyQuery>) -> (StatusCode, String) {
-    let not_ready = |why: String| (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n"));
-    if admin.shared.stopping.is_cancelled() {
-        return not_ready("the node is stopping".to_owned());
-    }
-    if admin.shared.replica.borrow().is_none() {
-        return not_ready("the node belongs to no cluster".to_owned());
-    }
+async fn readyz(AxumState(admin): AxumState<Admin>, Query(query): Query<ReadyQuery>) -> (StatusCode, String) {
+    let Some(replica) = admin.shared.replica.borrow().clone() else {
+        return not_ready("the node belongs to no cluster");
+    };
+    let drain_is_ok = query.draining.as_deref() == Some("ok");
+    let standings = replica.standings.borrow().clone();
     if let Some(app) = query.app {
-        let serves = admin.shared.proxy.status().iter().any(|generation| {
-            *generation.app == *app
-                && generation.phase == Phase::Serving
-                && generation
-                    .targets
-                    .iter()
-                    .any(|target| target.endpoints.iter().any(|endpoint| endpoint.available == Some(true)))
-        });
-        if !serves {
-            return not_ready(format!("app `{app}` does not serve here, or has no available target"));
+        let standing = AppName::parse(&app).ok().and_then(|app| standings.get(&app).copied());
+        return match standing {
+            Some(Standing::Ready) => ready(),
+            Some(Standing::Drain) if drain_is_ok => ready(),
+            Some(Standing::Drain) => not_ready(&format!("app `{app}` drains here")),
+            Some(Standing::Down) => not_ready(&format!("app `{app}` has no available target")),
+            None => not_ready(&format!("app `{app}` does not serve here")),
+        };
+    }
+    let drain = replica.fleet().members.get(&replica.me()).and_then(|member| member.drain);
+    let (status, mut text) = match drain {
+        _ if drain_is_ok => ready(),
+        _ if admin.shared.stopping.is_cancelled() => not_ready("the node is stopping"),
+        // For balancers that take this for "send nothing new"; the ports of the apps stay open.
+        Some(drain) => not_ready(&format!("the node gives its traffic up: {}", drain.phase)),
+        None => ready(),
+    };
+    if query.verbose.is_some() {
+        for (app, standing) in &*standings {
+            let word = match standing {
+                Standing::Ready => "ready",
+                Standing::Drain => "drains",
+                Standing::Down => "has no available target",
+            };
+            text += &format!("app {app}: {word}\n");
         }
     }
+    (status, text)
+}
+
+fn ready() -> (StatusCode, String) {
     (StatusCode::OK, "ready\n".to_owned())
 }
 
-async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
+fn not_ready(why: &str) -> (StatusCode, String) {
+    (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n"))
+}
+
+async fn metrics(AxumState(admin): AxumState<Admin>) -> impl IntoResponse {
     if let Some(replica) = admin.shared.replica.borrow().clone() {
         crate::metrics::observe(&replica);
     }

@@ -5,27 +5,52 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
     sync::Arc,
     time::Duration,
 };
 
-use flotilla_proxy::{GenerationStatus, Proxy};
-use flotilla_raft_store::{Fleet, GenerationId, NodeId, spec_digest};
-use flotilla_spec::AppName;
+use flotilla_proxy::{AppConfig, GenerationStatus, PrepareError, Proxy, Tally};
+use flotilla_raft_store::{Fleet, GenerationId, NodeId, RolloutState, spec_digest};
+use flotilla_spec::{AppName, AppSpec};
 use tokio::{sync::watch, time::Instant};
-use tracing::{debug, info, warn};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
 
+use self::translate::Here;
 use crate::{
-    agent::plan::Action, replica::Replica, reports::Report, rollout::observed::GenerationReport,
+    agent::{
+        plan::{Action, Compiled, Known},
+        probe::Probes,
+    },
+    faults::{self, Moment},
+    load::Meter,
+    metrics,
+    replica::Replica,
+    reports::Report,
+    rollout::observed::GenerationReport,
     server::convert,
 };
 
+mod leaving;
 pub(crate) mod plan;
+mod probe;
 pub(crate) mod translate;
+mod trial;
+
+pub(crate) use probe::ProbeSettings;
+pub(crate) use trial::Trials;
 
 /// A port that was taken may be free by now, so what was rejected is tried again after this.
 const RETRY: Duration = Duration::from_secs(1);
+/// How often what is served is compared with what was decided.
+const AUDIT: Duration = Duration::from_secs(5);
+/// A traffic thread that stands still for this long while a generation is on trial ends the process: the
+/// next one starts with the generation before. Without a trial there is nobody to blame and nothing won.
+const STALL_MAX: Duration = Duration::from_secs(5);
+/// For compiling one generation. It takes milliseconds; one that takes longer would hold up all others.
+const COMPILE_MAX: Duration = Duration::from_secs(5);
+/// A thread that has not moved for this long may be about to be found standing still.
+const STALL_SEEN: Duration = Duration::from_secs(2);
 
 pub(crate) type Key = (AppName, GenerationId);
 
@@ -42,12 +67,50 @@ pub(crate) struct Agent {
     me: NodeId,
     fleet: watch::Receiver<Arc<Fleet>>,
     proxy: Proxy,
-    traffic_address: Option<IpAddr>,
+    here: Here,
     /// Why a generation cannot be prepared here. Forgotten when it is tried again.
-    rejected: BTreeMap<Key, String>,
-    /// The digest of the spec that each running generation was compiled from.
-    compiled: BTreeMap<Key, [u8; 32]>,
+    rejected: BTreeMap<Key, Refused>,
+    /// Why a generation is not even tried: it took the node down before, or cannot be compiled.
+    refused: BTreeMap<Key, String>,
+    trials: Trials,
+    /// When what serves on trial will have survived.
+    bakes: BTreeMap<Key, Instant>,
+    started: Instant,
+    /// What each running generation was compiled from.
+    compiled: BTreeMap<Key, Compiled>,
+    probes: Probes,
+    /// How often each running generation had to be put right.
+    repairs: BTreeMap<Key, u64>,
+    /// What was last done about a drain of the node.
+    leaving: leaving::Leaving,
     running: watch::Sender<Running>,
+}
+
+/// Why a generation cannot be prepared here.
+struct Refused {
+    why: String,
+    /// Of the assignment: one that has moved since is tried at once.
+    index: u64,
+    /// Ports that a process of others has.
+    taken_ports: Vec<u16>,
+}
+
+impl From<String> for Refused {
+    fn from(why: String) -> Self {
+        Self { why, index: 0, taken_ports: Vec::new() }
+    }
+}
+
+impl From<PrepareError> for Refused {
+    fn from(error: PrepareError) -> Self {
+        let taken_ports = match &error {
+            PrepareError::Bind { port, source, .. } if source.kind() == std::io::ErrorKind::AddrInUse => {
+                vec![*port]
+            }
+            _ => Vec::new(),
+        };
+        Self { taken_ports, ..Self::from(error.to_string()) }
+    }
 }
 
 impl Agent {
@@ -55,17 +118,26 @@ impl Agent {
         me: NodeId,
         fleet: watch::Receiver<Arc<Fleet>>,
         proxy: Proxy,
-        traffic_address: Option<IpAddr>,
+        here: Here,
+        probes: ProbeSettings,
+        trials: Trials,
     ) -> (Self, watch::Receiver<Running>) {
         let (running, reports) = watch::channel(Running::default());
         (
             Self {
                 me,
                 fleet,
+                probes: Probes::new(proxy.clone(), probes),
+                repairs: BTreeMap::new(),
                 proxy,
-                traffic_address,
+                here,
                 rejected: BTreeMap::new(),
+                refused: BTreeMap::new(),
+                trials,
+                bakes: BTreeMap::new(),
+                started: Instant::now(),
                 compiled: BTreeMap::new(),
+                leaving: leaving::Leaving::default(),
                 running,
             },
             reports,
@@ -74,73 +146,217 @@ impl Agent {
 
     pub(crate) async fn run(mut self) -> anyhow::Result<()> {
         let mut proxy = self.proxy.changed();
+        let mut probes = self.probes.changed();
         let mut retry = tokio::time::interval(RETRY);
+        let mut audit = tokio::time::interval(AUDIT);
+        audit.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             proxy.borrow_and_update();
+            probes.borrow_and_update();
             let fleet = self.fleet.borrow_and_update().clone();
             self.reconcile(&fleet).await;
+            let wanted = leaving::leaving(fleet.members.get(&self.me).map(AsRef::as_ref));
+            leaving::follow(&self.proxy, wanted, &mut self.leaving);
             self.publish(&fleet);
             // Cancel-safe: watch channels and intervals remember.
             tokio::select! {
                 changed = self.fleet.changed() => changed?,
                 changed = proxy.changed() => changed?,
-                _ = retry.tick() => self.rejected.clear(),
+                changed = probes.changed() => changed?,
+                _ = retry.tick() => {
+                    self.rejected.clear();
+                    self.end_a_stall();
+                }
+                () = next_survivor(&self.bakes) => self.survive(),
+                _ = audit.tick() => self.audit().await,
             }
         }
     }
 
     /// Acts until there is nothing to do; a plan after an action may ask for the next one.
     async fn reconcile(&mut self, fleet: &Fleet) {
-        let desired = fleet.assignments.get(&self.me).cloned().unwrap_or_default();
+        let mut desired = fleet.assignments.get(&self.me).cloned().unwrap_or_default();
+        self.refuse_suspects(fleet);
+        // What took the node down is not there for the plan: the generation before serves on.
+        for key in self.refused.keys() {
+            desired.remove(key);
+        }
+        let index = |key: &Key| desired.get(key).map_or(0, |asked| asked.index);
+        self.rejected.retain(|key, refused| refused.index == index(key));
         loop {
             let status = self.proxy.status();
-            let actions: Vec<_> =
-                plan::plan(&desired, &plan::running(&status), |key| plan::drain_of(fleet, key))
-                    .into_iter()
-                    .filter(|action| !self.rejected.contains_key(action.key()))
-                    .collect();
+            let actions: Vec<_> = plan::plan(
+                &desired,
+                &plan::running(&status),
+                |key| self.rejected.contains_key(key),
+                |key| plan::drain_of(fleet, key),
+            )
+            .into_iter()
+            .filter(|action| !self.rejected.contains_key(action.key()))
+            .collect();
             if actions.is_empty() {
                 return;
             }
+            let fresh = actions.iter().filter_map(|action| match action {
+                Action::Prepare { key } => Some(key),
+                Action::Serve { .. }
+                | Action::Share { .. }
+                | Action::Drain { .. }
+                | Action::Remove { .. } => None,
+            });
+            if let Err(error) = self.trials.begin(fresh) {
+                warn!(%error, "a generation is tried without a note of it");
+            }
             for action in actions {
-                debug!(?action, "act");
                 let key = action.key().clone();
-                if let Err(why) = self.act(fleet, action).await {
+                // What could not be prepared cannot serve either, and the first reason is the one to tell.
+                if self.rejected.contains_key(&key) {
+                    continue;
+                }
+                debug!(?action, "act");
+                if let Err(refused) = self.act(fleet, action).await {
+                    let why = &refused.why;
                     warn!(app = %key.0, generation = %key.1, error = %why, "generation rejected");
-                    self.rejected.insert(key, why);
+                    let index = index(&key);
+                    self.rejected.insert(key, Refused { index, ..refused });
                 }
             }
         }
     }
 
-    async fn act(&mut self, fleet: &Fleet, action: Action) -> Result<(), String> {
+    async fn act(&mut self, fleet: &Fleet, action: Action) -> Result<(), Refused> {
         match action {
             Action::Prepare { key } => self.prepare(fleet, key).await,
             Action::Serve { key: (app, generation) } => {
                 info!(%app, %generation, "serve");
-                self.proxy.serve(app.as_str(), generation.0).map_err(|err| err.to_string())
+                self.put_to_the_test(fleet, &(app.clone(), generation));
+                self.proxy.serve(app.as_str(), generation.0).map_err(|err| err.to_string().into())
+            }
+            Action::Share { key: (app, generation), percent, rest } => {
+                info!(%app, %generation, percent, %rest, "share");
+                self.put_to_the_test(fleet, &(app.clone(), generation));
+                self.proxy
+                    .share(app.as_str(), generation.0, percent, rest.0)
+                    .map_err(|err| err.to_string().into())
             }
             Action::Drain { key: (app, generation) } => {
                 info!(%app, %generation, "drain");
-                self.proxy.drain(app.as_str(), generation.0).map_err(|err| err.to_string())
+                self.proxy.drain(app.as_str(), generation.0).map_err(|err| err.to_string().into())
             }
             Action::Remove { key: (app, generation), cut_after } => {
                 info!(%app, %generation, "remove");
-                self.proxy.remove(app.as_str(), generation.0, cut_after).map_err(|err| err.to_string())
+                self.proxy.remove(app.as_str(), generation.0, cut_after).map_err(|err| err.to_string().into())
             }
         }
     }
 
-    async fn prepare(&mut self, fleet: &Fleet, key: Key) -> Result<(), String> {
+    async fn prepare(&mut self, fleet: &Fleet, key: Key) -> Result<(), Refused> {
         let (Some(generation), Some(assignment)) =
             (fleet.generations.get(&key), fleet.assignment(self.me, &key.0, key.1))
         else {
-            return Err("the fleet does not know the generation".to_owned());
+            return Err("the fleet does not know the generation".to_owned().into());
         };
-        let config = translate::translate(&generation.spec, key.1, &assignment.ports, self.traffic_address);
-        self.proxy.prepare(config).await.map_err(|err| err.to_string())?;
-        self.compiled.insert(key, spec_digest(&generation.spec));
+        let config = translate::translate(&generation.spec, key.1, &assignment.ports, &self.here);
+        let compiled = match self.compile(config, generation.spec.clone()).await {
+            Ok(compiled) => compiled?,
+            Err(why) => {
+                // It would do the same again.
+                self.refused.insert(key, why.clone());
+                return Err(why.into());
+            }
+        };
+        let digests = Compiled { spec: spec_digest(&generation.spec), proxy: compiled.digest() };
+        self.proxy.prepare_compiled(compiled).await?;
+        self.compiled.insert(key, digests);
         Ok(())
+    }
+
+    /// On a thread of its own, so that one that does not end, or panics, is only a rejection. The outer
+    /// error is about compiling, the inner one about what was compiled.
+    async fn compile(
+        &self,
+        config: AppConfig,
+        spec: Arc<AppSpec>,
+    ) -> Result<Result<flotilla_proxy::Compiled, String>, String> {
+        let proxy = self.proxy.clone();
+        let compiling = tokio::task::spawn_blocking(move || {
+            faults::at(Moment::Compile, &spec.labels, &|| {});
+            proxy.compile(config)
+        });
+        match tokio::time::timeout(COMPILE_MAX, compiling).await {
+            Ok(Ok(compiled)) => Ok(compiled.map_err(|err| err.to_string())),
+            Ok(Err(panic)) => Err(format!("compiling it panicked: {}", panic_text(panic))),
+            Err(_) => {
+                Err(format!("compiling it took longer than {}", humantime::format_duration(COMPILE_MAX)))
+            }
+        }
+    }
+
+    /// A generation that took the node down is refused until its rollout says otherwise.
+    fn refuse_suspects(&mut self, fleet: &Fleet) {
+        let up = self.started.elapsed();
+        let mut freed = Vec::new();
+        for (key, crashes) in self.trials.suspects() {
+            let rollout = fleet.rollouts.get(key).map(|rollout| rollout.state);
+            match trial::refusal(crashes, rollout, up) {
+                Some(why) => drop(self.refused.insert(key.clone(), why)),
+                None => freed.push(key.clone()),
+            }
+        }
+        for key in freed {
+            if self.refused.remove(&key).is_some() {
+                info!(app = %key.0, generation = %key.1, "tried again after a crash");
+            }
+        }
+    }
+
+    /// What is on trial has survived when it has served for as long as it bakes.
+    fn put_to_the_test(&mut self, fleet: &Fleet, key: &Key) {
+        let Some(generation) = fleet.generations.get(key) else { return };
+        faults::at(Moment::Serve, &generation.spec.labels, &|| {
+            self.proxy.stall_worker(0, Duration::from_secs(3600));
+        });
+        if self.trials.is_on_trial(key) {
+            self.bakes.insert(key.clone(), Instant::now() + generation.spec.rollout.min_healthy);
+        }
+    }
+
+    fn survive(&mut self) {
+        // Nobody survives while a thread stands still.
+        if self.proxy.stalled_for() >= STALL_SEEN {
+            let later = Instant::now() + RETRY;
+            self.bakes.values_mut().for_each(|at| *at = (*at).max(later));
+            return;
+        }
+        let now = Instant::now();
+        let baked: Vec<Key> =
+            self.bakes.iter().filter(|(_, at)| **at <= now).map(|(key, _)| key.clone()).collect();
+        for key in baked {
+            self.bakes.remove(&key);
+            if let Err(error) = self.trials.survived(&key) {
+                warn!(app = %key.0, generation = %key.1, %error, "survived without a note of it");
+            }
+        }
+    }
+
+    fn end_a_stall(&self) {
+        let stalled = self.proxy.stalled_for();
+        if stalled >= STALL_MAX && self.trials.any_on_trial() {
+            error!(?stalled, "a traffic thread stands still since a generation is on trial: starting anew");
+            // Nothing could be waited for here: the thread that stands still would be among it.
+            std::process::abort();
+        }
+    }
+
+    /// Nothing should ever be found here.
+    async fn audit(&mut self) {
+        for drift in self.proxy.audit().await {
+            warn!(app = %drift.app, generation = drift.generation, %drift, "drift repaired");
+            metrics::drift_repaired(&drift.app);
+            if let Ok(app) = AppName::parse(&drift.app) {
+                *self.repairs.entry((app, GenerationId(drift.generation))).or_default() += 1;
+            }
+        }
     }
 
     fn publish(&mut self, fleet: &Fleet) {
@@ -150,17 +366,35 @@ impl Agent {
         let assigned = fleet.assignments.get(&self.me);
         let desired = |key: &Key| assigned.and_then(|assigned| assigned.get(key)).map(|asked| asked.desired);
         self.compiled.retain(|key, _| running.contains_key(key));
+        self.repairs.retain(|key, _| running.contains_key(key));
+        let phases = running.iter().map(|(key, status)| (key.clone(), status.phase)).collect();
+        let nothing = plan::Assigned::new();
+        let spec = |key: &Key| fleet.generations.get(key).map(|generation| &*generation.spec);
+        self.probes.keep(plan::probes(assigned.unwrap_or(&nothing), &phases, spec));
         self.rejected.retain(|key, _| desired(key).is_some());
+        self.refused.retain(|key, _| desired(key).is_some());
+        self.bakes.retain(|key, _| running.contains_key(key));
+        self.trials.retain(|key| desired(key).is_some());
         let keys: BTreeSet<&Key> =
             assigned.into_iter().flat_map(|assigned| assigned.keys()).chain(running.keys()).collect();
         let reports = keys.into_iter().filter_map(|key| {
-            let report = plan::report(
+            let refused = self.rejected.get(key);
+            let mut report = plan::report(
                 fleet.generations.get(key)?,
                 desired(key),
                 running.get(key).copied(),
-                self.rejected.get(key).map(String::as_str),
-                self.compiled.get(key).copied(),
+                Known {
+                    rejected: self
+                        .refused
+                        .get(key)
+                        .map(String::as_str)
+                        .or(refused.map(|refused| refused.why.as_str())),
+                    compiled: self.compiled.get(key).copied(),
+                    probes: self.probes.of(key),
+                    repairs: self.repairs.get(key).copied().unwrap_or(0),
+                },
             );
+            report.taken_ports = refused.map_or(Vec::new(), |refused| refused.taken_ports.clone());
             Some((key.clone(), report))
         });
         let reports: BTreeMap<_, _> = reports.collect();
@@ -176,18 +410,35 @@ impl Agent {
     }
 }
 
+async fn next_survivor(bakes: &BTreeMap<Key, Instant>) {
+    match bakes.values().min() {
+        Some(&at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn panic_text(panic: tokio::task::JoinError) -> String {
+    let Ok(payload) = panic.try_into_panic() else { return "it was given up".to_owned() };
+    let text = payload.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("without a word").to_owned()
+}
+
 /// Tells the leader what runs here: at every heartbeat, and at once after a change.
 pub(crate) async fn report(
     replica: Arc<Replica>,
     mut running: watch::Receiver<Running>,
     proxy: Proxy,
+    stopping: CancellationToken,
 ) -> anyhow::Result<()> {
     let mut metrics = replica.raft.metrics();
     let mut heartbeat = tokio::time::interval(replica.heartbeat);
     heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let incarnation = rand::random();
+    let mut meter = Meter::start();
     let mut sequence = 0;
     // To whom the whole report went last; a new leader knows nothing yet.
+    let mut told_stopping = false;
+    let mut agents = replica.agents.changes();
     let mut told: Option<(NodeId, Arc<BTreeMap<Key, GenerationReport>>)> = None;
     loop {
         let Running { applied, generations } = running.borrow_and_update().clone();
@@ -202,6 +453,10 @@ pub(crate) async fn report(
                 applied,
                 connections: proxy.connections(),
                 store_bytes: replica.store.size_bytes().unwrap_or(0),
+                load: meter.measure(&proxy),
+                stopping: stopping.is_cancelled(),
+                told_drain: replica.agents.told_drain(&replica.standings.borrow(), Instant::now()),
+                tallies: tallies(&replica.fleet(), &proxy),
                 generations: (!same).then(|| (*generations).clone()),
             };
             told = send(&replica, leader, report).await.then_some((leader, generations));
@@ -210,9 +465,24 @@ pub(crate) async fn report(
         tokio::select! {
             changed = running.changed() => changed?,
             changed = leader_changed(&mut metrics, leader) => changed?,
+            () = stopping.cancelled(), if !told_stopping => {}
+            changed = agents.changed() => changed?,
             _ = heartbeat.tick() => {}
         }
+        told_stopping = stopping.is_cancelled();
     }
+}
+
+/// Of the two generations of each rollout that has something to compare.
+fn tallies(fleet: &Fleet, proxy: &Proxy) -> BTreeMap<Key, Tally> {
+    let compared = fleet.apps.keys().filter_map(|app| {
+        let (to, rollout) = fleet.newest_rollout(app)?;
+        let from = rollout.from.filter(|_| rollout.state == RolloutState::Progressing)?;
+        let bakes = fleet.generation(app, to).is_ok_and(|to| !to.spec.rollout.min_healthy.is_zero());
+        bakes.then_some([(app.clone(), from), (app.clone(), to)])
+    });
+    let tally = |key: Key| Some((proxy.tally(key.0.as_str(), key.1.0)?, key));
+    compared.flatten().filter_map(tally).map(|(tally, key)| (key, tally)).collect()
 }
 
 async fn leader_changed<N: openraft::Node>(
@@ -239,3 +509,6 @@ async fn send(replica: &Replica, leader: NodeId, report: Report) -> bool {
         Err(_) => false,
     }
 }
+
+#[cfg(test)]
+mod tests;

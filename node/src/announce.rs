@@ -32,7 +32,7 @@ pub(crate) async fn run(replica: Arc<Replica>, seeds: Vec<String>) -> anyhow::Re
 
 /// The member record with what the node itself decides; whether it is cordoned is not its business.
 fn as_of_now(known: &Member, mine: &Member) -> Member {
-    Member { availability: known.availability, ..mine.clone() }
+    Member { availability: known.availability, drain: known.drain, ..mine.clone() }
 }
 
 async fn announce(replica: &Replica, seeds: &[String], member: Member) {

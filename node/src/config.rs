@@ -11,6 +11,10 @@ use anyhow::{Context as _, ensure};
 use flotilla_raft_store::{Availability, Member, StoreOptions, types::Timings};
 use serde::Deserialize;
 
+use crate::balancer::nginx::NginxConfig;
+
+use crate::agent::translate::Here;
+
 /// Every field is optional, so that flags and environment can fill in what the file leaves out.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -19,13 +23,18 @@ pub struct ConfigFile {
     pub region: Option<String>,
     pub zone: Option<String>,
     pub labels: BTreeMap<String, String>,
+    /// The node's share of apps and ports, in percent of a normal node.
+    pub weight: Option<u32>,
     pub data_dir: Option<PathBuf>,
     pub cluster: ClusterSection,
     pub admin: AdminSection,
     pub join: JoinSection,
     pub traffic: TrafficSection,
+    pub nginx: Option<NginxSection>,
+    pub certificates: CertificatesSection,
     pub ports: PortsSection,
     pub limits: LimitsSection,
+    pub probes: ProbesSection,
     pub raft: RaftSection,
     pub log: LogSection,
 }
@@ -37,6 +46,10 @@ pub struct ClusterSection {
     pub listen: Option<String>,
     /// How peers reach this node; needed when it listens on a wildcard.
     pub advertise: Option<String>,
+    /// A node that is silent for this long is given up: other nodes take its apps and its vote until it
+    /// returns. The leader's setting counts.
+    #[serde(with = "duration")]
+    pub lost_after: Option<Duration>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -57,9 +70,31 @@ pub struct JoinSection {
 pub struct TrafficSection {
     /// Where apps that listen on every address listen on this node.
     pub address: Option<IpAddr>,
+    /// The address of this node under which balancers find its apps; needed when neither `address` nor the
+    /// address of [cluster] is it.
+    pub advertise: Option<IpAddr>,
     /// How long a stopping node waits for its sessions.
     #[serde(with = "duration")]
     pub drain: Option<Duration>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CertificatesSection {
+    /// `NAME.pem` and `NAME.key` of the certificates that apps name, read again when they change.
+    pub directory: Option<PathBuf>,
+}
+
+/// An nginx on this machine that `flotilla balancer add nginx` may name.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NginxSection {
+    pub program: Option<PathBuf>,
+    /// The main file, which includes `upstreams` in its `stream` block.
+    pub config: Option<PathBuf>,
+    /// The file that this node writes.
+    pub upstreams: Option<PathBuf>,
+    pub pid: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -80,6 +115,14 @@ pub struct LimitsSection {
     pub workers: Option<usize>,
     /// Free bytes on the data disk below which writes are refused.
     pub free_space_min_bytes: Option<u64>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProbesSection {
+    /// Folder of the programs that an app's `command` probes may run here, as the user of the node.
+    /// Left out: none, because a spec must not be able to run what it likes.
+    pub commands: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -116,13 +159,19 @@ pub struct Config {
     pub region: String,
     pub zone: String,
     pub labels: BTreeMap<String, String>,
+    pub weight: u32,
     pub data_dir: PathBuf,
     pub cluster_listen: SocketAddr,
     /// `host:port` that other members dial.
     pub cluster_advertise: String,
+    pub lost_after: Duration,
     pub admin_listen: SocketAddr,
     pub join: Vec<String>,
     pub traffic_address: Option<IpAddr>,
+    pub certificates: PathBuf,
+    /// Where balancers find its apps: an IP, or a host that could not be resolved.
+    pub traffic_advertise: String,
+    pub nginx: Option<NginxConfig>,
     pub drain: Duration,
     pub port_pool: (u16, u16),
     pub reserved_ports: Vec<u16>,
@@ -130,6 +179,7 @@ pub struct Config {
     pub max_connections_per_source: usize,
     pub workers: usize,
     pub free_space_min_bytes: u64,
+    pub probe_commands: Option<PathBuf>,
     pub raft: Timings,
     pub log_level: String,
     pub log_format: LogFormat,
@@ -193,9 +243,20 @@ impl ConfigFile {
                 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)),
             "name = \"{name}\": a node's name has 1 to 63 letters, digits, `-`, `_` or `.`"
         );
+        let weight = self.weight.unwrap_or(100);
+        ensure!(
+            (1..=10_000).contains(&weight),
+            "weight = {weight}: a node's share is 1 to 10000 percent of a normal one"
+        );
         let workers = match self.limits.workers.unwrap_or(0) {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             workers => workers,
+        };
+
+        let data_dir = self.data_dir.unwrap_or_else(|| PathBuf::from("/var/lib/flotilla"));
+        let traffic_advertise = match self.traffic.advertise.or(self.traffic.address) {
+            Some(address) if !address.is_unspecified() => address.to_string(),
+            Some(_) | None => address_of(&cluster_advertise),
         };
 
         Ok(Config {
@@ -203,12 +264,22 @@ impl ConfigFile {
             region: self.region.unwrap_or_else(|| "default".to_owned()),
             zone: self.zone.unwrap_or_else(|| "default".to_owned()),
             labels: self.labels,
-            data_dir: self.data_dir.unwrap_or_else(|| PathBuf::from("/var/lib/flotilla")),
+            weight,
+            certificates: self.certificates.directory.unwrap_or_else(|| data_dir.join("certificates")),
+            data_dir,
             cluster_listen,
             cluster_advertise,
+            lost_after: self.cluster.lost_after.unwrap_or(Duration::from_secs(60)),
             admin_listen,
             join: self.join.addresses,
             traffic_address: self.traffic.address,
+            traffic_advertise,
+            nginx: self.nginx.map(|nginx| NginxConfig {
+                program: nginx.program.unwrap_or_else(|| PathBuf::from("/usr/sbin/nginx")),
+                config: nginx.config.unwrap_or_else(|| PathBuf::from("/etc/nginx/nginx.conf")),
+                upstreams: nginx.upstreams.unwrap_or_else(|| PathBuf::from("/etc/nginx/flotilla.conf")),
+                pid: nginx.pid.unwrap_or_else(|| PathBuf::from("/run/nginx.pid")),
+            }),
             drain: self.traffic.drain.unwrap_or(Duration::from_secs(30)),
             port_pool: port_pool(self.ports.pool.as_deref().unwrap_or("20000-29999"))?,
             reserved_ports: self.ports.reserved.unwrap_or_else(|| vec![22]),
@@ -216,6 +287,7 @@ impl ConfigFile {
             max_connections_per_source: self.limits.max_connections_per_source.unwrap_or(1_024),
             workers,
             free_space_min_bytes: self.limits.free_space_min_bytes.unwrap_or(64 << 20),
+            probe_commands: self.probes.commands,
             raft,
             log_level: self.log.level.unwrap_or_else(|| "info".to_owned()),
             log_format: self.log.format.unwrap_or_default(),
@@ -242,6 +314,11 @@ impl Config {
         StoreOptions { free_space_min_bytes: self.free_space_min_bytes, ..StoreOptions::default() }
     }
 
+    /// What apps find here.
+    pub(crate) fn here(&self) -> Here {
+        Here { traffic_address: self.traffic_address, certificates: self.certificates.clone() }
+    }
+
     /// What the fleet shall know of this node.
     pub(crate) fn member(&self) -> Member {
         Member {
@@ -250,12 +327,24 @@ impl Config {
             zone: self.zone.clone(),
             cluster_address: self.cluster_advertise.clone(),
             admin_address: self.admin_listen.to_string(),
+            traffic_address: self.traffic_advertise.clone(),
             labels: self.labels.clone(),
             port_pool: self.port_pool,
             reserved_ports: self.taken_ports(),
             availability: Availability::Active,
+            drain: None,
+            weight: self.weight,
             binary_version: env!("CARGO_PKG_VERSION").to_owned(),
         }
+    }
+}
+
+/// The address of a host; the host itself while nobody knows it.
+fn address_of(host_port: &str) -> String {
+    let address = host_port.to_socket_addrs().ok().and_then(|mut addresses| addresses.next());
+    match address {
+        Some(address) => address.ip().to_string(),
+        None => host_port.rsplit_once(':').map_or(host_port, |(host, _)| host).to_owned(),
     }
 }
 
@@ -306,6 +395,7 @@ mod tests {
         assert_eq!(config.cluster_advertise, "127.0.0.1:7400");
         assert_eq!(config.admin_listen, "127.0.0.1:7401".parse().unwrap());
         assert_eq!(config.port_pool, (20_000, 29_999));
+        assert_eq!(config.certificates, Path::new("/var/lib/flotilla/certificates"));
         assert_eq!(config.reserved_ports, [22]);
         assert_eq!(config.max_connections, 50_000);
         assert_eq!(config.raft, Timings::PRODUCTION);

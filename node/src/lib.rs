@@ -7,9 +7,13 @@
 mod admin;
 mod agent;
 mod announce;
+mod balancer;
 mod clock;
 pub mod config;
+#[doc(hidden)]
+pub mod faults;
 mod join;
+mod load;
 mod logging;
 mod membership;
 mod metrics;

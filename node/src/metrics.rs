@@ -4,11 +4,13 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use metrics::{counter, describe_counter, describe_gauge, gauge};
+use flotilla_raft_store::{DrainPhase, Fleet, NodeId};
+use flotilla_spec::Replicas;
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use openraft::ServerState;
 
-use crate::replica::Replica;
+use crate::{balancer::status::Health, replica::Replica};
 
 /// Seconds. From half a millisecond, where a healthy proxy lives, to the longest wait worth telling apart.
 const LATENCY_BUCKETS: [f64; 14] =
@@ -57,8 +59,39 @@ fn describe() {
     describe_counter!("flotilla_raft_leader_changes_total", "Times this node saw another leader than before");
     describe_gauge!("flotilla_raft_peer_lag_entries", "On the leader: log entries a peer has not got yet");
     describe_gauge!("flotilla_store_size_bytes", "Bytes of the log store and the snapshots on disk");
+    describe_counter!("flotilla_probes_total", "Answers to the probes of an app, by result");
+    describe_gauge!("flotilla_probe_passing", "1 while the last answer to a probe was good");
+    describe_counter!("flotilla_drift_repairs_total", "Times what served differed from what was decided");
+    describe_gauge!(
+        "flotilla_node_drain_phase",
+        "1 in the phase that this node has reached in giving its traffic up; all 0 when it does not"
+    );
+    describe_gauge!(
+        "flotilla_app_replicas_wanted",
+        "Replicas of an app that was scaled, by hand or by itself"
+    );
+    describe_gauge!(
+        "flotilla_fleet_nodes_recommended",
+        "Nodes that the fleet should have more, for apps that found no room for all their replicas"
+    );
     describe_gauge!("flotilla_apps", "Apps in the fleet");
     describe_gauge!("flotilla_rollout_in_progress", "Rollouts under way in the fleet");
+    describe_counter!(
+        "flotilla_balancer_pushes_total",
+        "On the leader: changes made to a load balancer, and rounds with it that failed or were fenced"
+    );
+    describe_histogram!(
+        "flotilla_balancer_delay_seconds",
+        "On the leader: from a change of where apps serve to a load balancer that was seen to have it"
+    );
+    describe_gauge!(
+        "flotilla_balancer_in_sync",
+        "On the leader: 1 while a load balancer was seen to have what it should"
+    );
+    describe_gauge!(
+        "flotilla_balancer_observed_timestamp_seconds",
+        "On the leader: when a load balancer was last seen"
+    );
 }
 
 /// Reads the gauges; called when somebody looks.
@@ -83,11 +116,70 @@ pub(crate) fn observe(replica: &Replica) {
     }
     gauge!("flotilla_store_size_bytes").set(replica.store.size_bytes().unwrap_or(0) as f64);
     let fleet = replica.fleet();
+    for name in fleet.balancers.keys() {
+        let status = replica.board.of(name).unwrap_or_default();
+        gauge!("flotilla_balancer_in_sync", "balancer" => name.clone())
+            .set(flag(status.health == Health::InSync));
+        if let Some(observed) = status.observed {
+            let seconds = crate::clock::now().0 as f64 / 1_000.0 - observed.elapsed().as_secs_f64();
+            gauge!("flotilla_balancer_observed_timestamp_seconds", "balancer" => name.clone()).set(seconds);
+        }
+    }
+    observe_fleet(&fleet, replica.me());
     gauge!("flotilla_apps").set(fleet.apps.len() as f64);
     let under_way = fleet.rollouts.values().filter(|rollout| !rollout.state.is_finished()).count();
     gauge!("flotilla_rollout_in_progress").set(under_way as f64);
 }
 
+/// From the moment the leader found a change to the moment the balancer was seen to have it.
+pub(crate) fn balancer_followed(balancer: &str, made: Option<tokio::time::Instant>) {
+    if let Some(made) = made {
+        histogram!("flotilla_balancer_delay_seconds", "balancer" => balancer.to_owned())
+            .record(made.elapsed());
+    }
+}
+
+/// `result`: `ok`, `error`, `fenced`. The names of balancers are the operators' and limited in number.
+pub(crate) fn balancer_pushed(balancer: &str, changes: u64, result: &'static str) {
+    counter!("flotilla_balancer_pushes_total", "balancer" => balancer.to_owned(), "result" => result)
+        .increment(changes);
+}
+
+/// How far this node has given its traffic up, and how apps are scaled.
+fn observe_fleet(fleet: &Fleet, me: NodeId) {
+    let drain = fleet.members.get(&me).and_then(|member| member.drain);
+    let phases =
+        [DrainPhase::LameDuck, DrainPhase::Quiet, DrainPhase::Draining, DrainPhase::Empty, DrainPhase::Cut];
+    for phase in phases {
+        let is = drain.is_some_and(|drain| drain.phase == phase);
+        gauge!("flotilla_node_drain_phase", "phase" => phase.to_string()).set(if is { 1.0 } else { 0.0 });
+    }
+    let mut nodes_short = 0;
+    for (name, app) in &fleet.apps {
+        let Some(scale) = app.scale else { continue };
+        let wanted = match fleet.replicas(&app.spec) {
+            Replicas::All => u32::try_from(fleet.members.len()).unwrap_or(u32::MAX),
+            Replicas::Count(count) => count,
+        };
+        nodes_short = nodes_short.max(scale.short);
+        gauge!("flotilla_app_replicas_wanted", "app" => name.to_string()).set(f64::from(wanted));
+    }
+    gauge!("flotilla_fleet_nodes_recommended").set(f64::from(nodes_short));
+}
+
 pub(crate) fn leader_changed() {
     counter!("flotilla_raft_leader_changes_total").increment(1);
+}
+
+/// The names of probes come from the spec.
+pub(crate) fn probed(app: &str, probe: &str, passed: bool) {
+    let labels = [("app", app.to_owned()), ("probe", probe.to_owned())];
+    let result = if passed { "pass" } else { "fail" };
+    counter!("flotilla_probes_total", "app" => app.to_owned(), "probe" => probe.to_owned(), "result" => result)
+        .increment(1);
+    gauge!("flotilla_probe_passing", &labels).set(if passed { 1.0 } else { 0.0 });
+}
+
+pub(crate) fn drift_repaired(app: &str) {
+    counter!("flotilla_drift_repairs_total", "app" => app.to_owned()).increment(1);
 }

@@ -21,8 +21,8 @@ use tracing::{error, info, warn};
 
 use crate::{
     admin,
-    agent::{self, Agent},
-    announce,
+    agent::{self, Agent, ProbeSettings, Trials},
+    announce, balancer,
     config::Config,
     join, logging, membership,
     metrics::{self, Exporter},
@@ -47,6 +47,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         close_horizon: None,
         max_connections: config.max_connections,
         max_connections_per_source: config.max_connections_per_source,
+        zone: Some(config.zone.clone()),
     })
     .context("start the traffic workers")?;
     let control = tokio::runtime::Builder::new_multi_thread()
@@ -92,6 +93,8 @@ struct Node {
     /// Tasks that run as long as the node. One that ends by itself ends the node.
     tasks: JoinSet<anyhow::Result<()>>,
     stop: CancellationToken,
+    /// The cluster has removed this node.
+    dismissed: CancellationToken,
 }
 
 impl Node {
@@ -114,8 +117,14 @@ impl Node {
             requests: requests_in,
             stopping: CancellationToken::new(),
         };
-        let mut node =
-            Self { shared: shared.clone(), replica, requests, tasks: JoinSet::new(), stop: stop.clone() };
+        let mut node = Self {
+            shared: shared.clone(),
+            replica,
+            requests,
+            tasks: JoinSet::new(),
+            stop: stop.clone(),
+            dismissed: CancellationToken::new(),
+        };
 
         if let Some(identity) = Store::read_identity(&config.data_dir)? {
             let opened = Store::open(&config.data_dir, config.store()).await?;
@@ -140,6 +149,10 @@ impl Node {
             // Cancel-safe: signals, channels and JoinSets lose nothing.
             tokio::select! {
                 _ = terminate.recv() => break Ok(()),
+                () = self.dismissed.cancelled() => {
+                    warn!("this node has been removed from the cluster; to come back as a new one it needs an empty data directory");
+                    break Ok(());
+                }
                 _ = interrupt.recv() => break Ok(()),
                 Some(request) = self.requests.recv() => self.serve(request).await?,
                 Some(ended) = self.tasks.join_next() => match ended {
@@ -242,7 +255,12 @@ impl Node {
             replica.me(),
             replica.fleet.clone(),
             proxy.clone(),
-            self.shared.config.traffic_address,
+            self.shared.config.here(),
+            ProbeSettings {
+                commands: self.shared.config.probe_commands.clone(),
+                node: self.shared.config.name.clone(),
+            },
+            Trials::open(&self.shared.config.data_dir)?,
         );
         self.spawn("agent", agent.run());
         self.spawn("proposer", async move {
@@ -250,10 +268,21 @@ impl Node {
             Ok(())
         });
         self.spawn("store", replica::watch_over(replica.clone()));
-        self.spawn("report", agent::report(replica.clone(), running, proxy));
+        self.spawn("report", agent::report(replica.clone(), running, proxy, self.shared.stopping.clone()));
         self.spawn("announce", announce::run(replica.clone(), self.shared.config.join.clone()));
         self.spawn("membership", membership::run(replica.clone()));
         self.spawn("rollout", rollout::run(replica.clone()));
+        self.spawn("balancer", balancer::run(replica.clone()));
+        self.spawn("dismissal", membership::dismissal(replica.clone(), self.dismissed.clone()));
+        self.spawn(
+            "checks",
+            balancer::checks::run(
+                replica.clone(),
+                self.shared.proxy.clone(),
+                self.shared.config.clone(),
+                self.shared.stopping.clone(),
+            ),
+        );
         self.replica.send_replace(Some(replica));
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! The Raft member of a node: store, consensus, and what the leader keeps beside them.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
 use flotilla_raft_store::{
@@ -12,11 +12,14 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::{
+    balancer::{
+        checks::Agents, desired::Services, envoy::Hub, local::Local, standing::Standings, status::Board,
+    },
     clock,
     config::Config,
     peer::{Network, Peers},
     reports::Reports,
-    rollout::plan::Waiting,
+    rollout::{observed::ObservedBalancer, plan::Waiting},
     server::error::{Refusal, not_proposed},
 };
 
@@ -34,10 +37,28 @@ pub(crate) struct Replica {
     pub(crate) reports: Reports,
     /// Why the coordinator does nothing now; empty on a node that does not lead.
     pub(crate) waiting: watch::Sender<Arc<Vec<Waiting>>>,
+    /// What nodes that give their traffic up wait for; empty on a node that does not lead.
+    pub(crate) drains: watch::Sender<Arc<BTreeMap<NodeId, Vec<String>>>>,
+    /// The balancers outside as this leader sees them; empty on a node that does not lead.
+    pub(crate) balancers: watch::Sender<Arc<Vec<ObservedBalancer>>>,
+    /// The same for people.
+    pub(crate) board: Board,
+    /// Where balancers shall send what, on a node that leads and is asked for it.
+    pub(crate) services: watch::Sender<Arc<Services>>,
+    /// Rounds with balancers that this node reaches.
+    pub(crate) local: Local,
+    /// xDS streams that this leader answers.
+    pub(crate) envoys: Hub,
+    /// How apps are on this node, for balancers that ask.
+    pub(crate) standings: watch::Sender<Arc<Standings>>,
+    /// Who asks.
+    pub(crate) agents: Agents,
     pub(crate) store: StoreStatus,
     /// What this node would like the fleet to know of it.
     pub(crate) member: Member,
     pub(crate) heartbeat: Duration,
+    /// A node that is silent for this long is given up.
+    pub(crate) lost_after: Duration,
 }
 
 impl Replica {
@@ -67,9 +88,18 @@ impl Replica {
             peers,
             reports: Reports::new(config.raft.heartbeat),
             waiting: watch::Sender::default(),
+            drains: watch::Sender::default(),
+            balancers: watch::Sender::default(),
+            board: Board::default(),
+            services: watch::Sender::default(),
+            local: Local::new(config.nginx.clone()),
+            envoys: Hub::default(),
+            standings: watch::Sender::default(),
+            agents: Agents::default(),
             store: status,
             member: config.member(),
             heartbeat: config.raft.heartbeat,
+            lost_after: config.lost_after,
             identity,
         });
         Ok((replica, proposer_task))

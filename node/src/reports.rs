@@ -3,16 +3,21 @@
 //! Nothing here is ever written to the log; only transitions that follow from it are.
 
 use std::{
-    collections::BTreeMap,
-    sync::{Mutex, PoisonError},
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use flotilla_raft_store::{GenerationId, NodeId};
+use flotilla_proxy::Tally;
+use flotilla_raft_store::{GenerationId, NodeId, Transition};
 use flotilla_spec::AppName;
 use tokio::{sync::watch, time::Instant};
 
-use crate::rollout::observed::{GenerationReport, Observed, ObservedNode};
+use crate::rollout::observed::{GenerationReport, NodeLoad, Observed, ObservedNode};
+
+mod notes;
+
+use notes::Notes;
 
 /// Heartbeats a node may miss before it counts as down.
 const MISSED_HEARTBEATS_MAX: u32 = 3;
@@ -27,6 +32,10 @@ pub(crate) struct Report {
     pub(crate) applied: u64,
     pub(crate) connections: u64,
     pub(crate) store_bytes: u64,
+    pub(crate) load: NodeLoad,
+    pub(crate) stopping: bool,
+    pub(crate) told_drain: BTreeSet<AppName>,
+    pub(crate) tallies: BTreeMap<(AppName, GenerationId), Tally>,
     /// `None`: as in the report before.
     pub(crate) generations: Option<BTreeMap<(AppName, GenerationId), GenerationReport>>,
 }
@@ -35,6 +44,7 @@ pub(crate) struct Reports {
     /// A node that is silent for longer is down.
     silence_max: Duration,
     latest: Mutex<BTreeMap<NodeId, Heard>>,
+    notes: Mutex<Notes>,
     changed: watch::Sender<()>,
 }
 
@@ -50,6 +60,7 @@ impl Reports {
         Self {
             silence_max: heartbeat * MISSED_HEARTBEATS_MAX,
             latest: Mutex::default(),
+            notes: Mutex::default(),
             changed: watch::Sender::new(()),
         }
     }
@@ -62,11 +73,18 @@ impl Reports {
             return true;
         }
         let without_gap = known.filter(|known| now.duration_since(known.at) <= self.silence_max);
-        let news = without_gap.is_none() || report.generations.is_some();
+        let same = known.is_some_and(|known| {
+            known.report.stopping == report.stopping && known.report.told_drain == report.told_drain
+        });
+        let news = without_gap.is_none() || report.generations.is_some() || !same;
         let live_since = without_gap.map_or(now, |known| known.live_since);
         if report.generations.is_none() {
             let Some(known) = known else { return false };
             report.generations.clone_from(&known.report.generations);
+        } else if let (Some(before), Some(after)) =
+            (known.and_then(|known| known.report.generations.as_ref()), &report.generations)
+        {
+            self.notes.lock().unwrap_or_else(PoisonError::into_inner).compare(node, before, after, now);
         }
         latest.insert(node, Heard { at: now, live_since, report });
         drop(latest);
@@ -81,22 +99,52 @@ impl Reports {
         self.changed.subscribe()
     }
 
+    /// What happened on the nodes since it was asked last, for the log of events.
+    pub(crate) fn take_notes(&self) -> Vec<Transition> {
+        std::mem::take(&mut self.notes.lock().unwrap_or_else(PoisonError::into_inner).taken)
+    }
+
     pub(crate) fn is_live(&self, node: NodeId) -> bool {
         let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         latest.get(&node).is_some_and(|heard| heard.at.elapsed() <= self.silence_max)
+    }
+
+    /// Since the last report of a node; `None`: this table never had one.
+    pub(crate) fn silent_for(&self, node: NodeId) -> Option<Duration> {
+        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(latest.get(&node)?.at.elapsed())
     }
 
     /// The last report of a node, with its age but without its generations.
     pub(crate) fn of(&self, node: NodeId) -> Option<(Duration, Report)> {
         let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         let heard = latest.get(&node)?;
-        Some((heard.at.elapsed(), Report { generations: None, ..heard.report }))
+        let report = Report {
+            generations: None,
+            load: heard.report.load.clone(),
+            told_drain: BTreeSet::new(),
+            tallies: BTreeMap::new(),
+            ..heard.report
+        };
+        Some((heard.at.elapsed(), report))
     }
 
     /// What a node last said of one generation.
     pub(crate) fn generation(&self, node: NodeId, key: &(AppName, GenerationId)) -> Option<GenerationReport> {
         let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         latest.get(&node)?.report.generations.as_ref()?.get(key).cloned()
+    }
+
+    /// Apps that drain on a node, of which every agent check that asks there was told so.
+    pub(crate) fn told_drain(&self, node: NodeId) -> BTreeSet<AppName> {
+        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let live = latest.get(&node).filter(|heard| heard.at.elapsed() <= self.silence_max);
+        live.map(|heard| heard.report.told_drain.clone()).unwrap_or_default()
+    }
+
+    /// A leader that has led for so long has heard from all who live.
+    pub(crate) fn may_blame(&self, leader_for: Duration) -> bool {
+        leader_for >= self.silence_max
     }
 
     /// Plain data for the plan.
@@ -107,11 +155,22 @@ impl Reports {
                 age: heard.at.elapsed(),
                 live_for: heard.live_since.elapsed(),
                 applied: heard.report.applied,
+                connections: heard.report.connections,
+                load: heard.report.load.clone(),
+                tallies: heard.report.tallies.clone(),
                 generations: heard.report.generations.clone().unwrap_or_default(),
+                stopping: heard.report.stopping,
             };
             (node, observed)
         });
-        Observed { reports: reports.collect(), leader_for, silence_max: self.silence_max }
+        Observed {
+            reports: reports.collect(),
+            leader_for,
+            silence_max: self.silence_max,
+            lost_after: None,
+            windows: BTreeMap::new(),
+            balancers: Arc::default(),
+        }
     }
 }
 
@@ -127,15 +186,32 @@ mod tests {
         let generations = generations.map(|pins| {
             let report = GenerationReport {
                 readiness: Readiness::Serving,
+                percent: 100,
                 detail: String::new(),
                 warnings: Vec::new(),
                 digest: [0; 32],
                 pins,
                 targets: Vec::new(),
+                taken_ports: Vec::new(),
+                probes: Vec::new(),
+                repairs: 0,
             };
             [((AppName::parse("web").unwrap(), GenerationId(7)), report)].into()
         });
-        Report { sequence, incarnation, applied: 1, connections: 0, store_bytes: 0, generations }
+        let load = NodeLoad::default();
+        let tallies = BTreeMap::new();
+        Report {
+            sequence,
+            incarnation,
+            applied: 1,
+            connections: 0,
+            store_bytes: 0,
+            load,
+            stopping: false,
+            told_drain: BTreeSet::new(),
+            tallies,
+            generations,
+        }
     }
 
     fn pins(reports: &Reports) -> Option<u64> {

@@ -1,9 +1,9 @@
 //! The coordinator: on the leader, turns what the fleet wants and what the nodes report into the
 //! next commands. Snapshot, plan, propose; everything it decides by is in `plan`.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use flotilla_raft_store::{Change, Transition};
+use flotilla_raft_store::{Change, Fleet, NodeId, Transition};
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
@@ -13,19 +13,30 @@ use crate::{
     replica::{self, FIRST_NODE, Replica},
 };
 
+mod autoscale;
 pub(crate) mod observed;
 pub(crate) mod placement;
 pub(crate) mod plan;
+mod window;
+
+use observed::Observed;
+use window::Windows;
 
 /// Bakes, deadlines and silences pass without an event; the plan looks at them this often.
 const TICK: Duration = Duration::from_millis(100);
 /// After a proposal that got no answer. The fleet is read again before anything is proposed again.
 const PAUSE: Duration = Duration::from_millis(200);
 
+/// Between two looks at the load of apps that scale by themselves.
+const SAMPLE_EVERY: Duration = Duration::from_secs(1);
+/// Between two looks at whether apps should move: a move takes a second or two.
+const BALANCE_EVERY: Duration = Duration::from_secs(5);
+
 /// Runs on every node; acts while it leads.
 pub(crate) async fn run(replica: Arc<Replica>) -> anyhow::Result<()> {
     let mut fleet = replica.fleet.clone();
     let mut reports = replica.reports.changes();
+    let mut balancers = replica.balancers.subscribe();
     let mut metrics = replica.raft.metrics();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -41,16 +52,18 @@ pub(crate) async fn run(replica: Arc<Replica>) -> anyhow::Result<()> {
             last_leader = leader;
         }
         reports.borrow_and_update();
+        balancers.borrow_and_update();
         fleet.borrow_and_update();
         leading = match (term, leading) {
             (None, _) => {
                 replica.waiting.send_if_modified(|waiting| !std::mem::take(waiting).is_empty());
+                replica.drains.send_if_modified(|drains| !std::mem::take(drains).is_empty());
                 None
             }
             (Some(term), Some(leading)) if leading.term == term => Some(leading),
-            (Some(term), _) => Some(Leading { term, since: Instant::now() }),
+            (Some(term), _) => Some(Leading::new(term)),
         };
-        if let Some(leading) = &leading
+        if let Some(leading) = &mut leading
             && !leading.advance(&replica).await
         {
             tokio::time::sleep(PAUSE).await;
@@ -59,6 +72,7 @@ pub(crate) async fn run(replica: Arc<Replica>) -> anyhow::Result<()> {
         tokio::select! {
             changed = fleet.changed() => changed?,
             changed = reports.changed() => changed?,
+            changed = balancers.changed() => changed?,
             changed = metrics.changed(), if leading.is_none() => changed?,
             _ = tick.tick(), if leading.is_some() => {}
         }
@@ -68,11 +82,24 @@ pub(crate) async fn run(replica: Arc<Replica>) -> anyhow::Result<()> {
 struct Leading {
     term: u64,
     since: Instant,
+    /// When it was last looked whether apps should move.
+    balanced: Instant,
+    sampled: Instant,
+    demands: autoscale::Demands,
+    windows: Windows,
+}
+
+impl Leading {
+    fn new(term: u64) -> Self {
+        let now = Instant::now();
+        let (demands, windows) = (autoscale::Demands::default(), Windows::default());
+        Self { term, since: now, balanced: now, sampled: now, demands, windows }
+    }
 }
 
 impl Leading {
     /// One round: false when a proposal got no answer, so that its effect is unknown.
-    async fn advance(&self, replica: &Replica) -> bool {
+    async fn advance(&mut self, replica: &Replica) -> bool {
         let fleet = replica.fleet();
         if fleet.cluster.id.0.is_empty() {
             return replica.me() != FIRST_NODE || self.propose(replica, [init(replica)]).await;
@@ -82,8 +109,30 @@ impl Leading {
             let change = Change::TakeControl { term: self.term, node: replica.me() };
             return self.propose(replica, [change]).await;
         }
-        let observed = replica.reports.observed(self.since.elapsed());
-        let plan = plan::plan(&fleet, &observed, clock::now());
+        let mut observed = replica.reports.observed(self.since.elapsed());
+        observed.balancers = replica.balancers.borrow().clone();
+        observed.lost_after = Some(replica.lost_after);
+        observed.windows = self.windows.look(&fleet, &observed.reports, clock::now());
+        let mut plan = plan::plan(&fleet, &observed, clock::now());
+        if self.sampled.elapsed() >= SAMPLE_EVERY {
+            self.sampled = Instant::now();
+            let now = clock::now();
+            self.demands.sample(&fleet, &observed, now);
+            plan.commands.extend(autoscale::scale(&fleet, &observed, &self.demands, now));
+        }
+        let quiet = plan.commands.is_empty() && observed.may_blame();
+        if quiet && self.balanced.elapsed() >= BALANCE_EVERY {
+            self.balanced = Instant::now();
+            plan.commands = rebalance(&fleet, &observed);
+        }
+        let drains = std::mem::take(&mut plan.drains);
+        replica.drains.send_if_modified(|shown| {
+            let changed = **shown != drains;
+            if changed {
+                *shown = Arc::new(drains);
+            }
+            changed
+        });
         replica.waiting.send_if_modified(|waiting| {
             let changed = **waiting != plan.waiting;
             if changed {
@@ -92,7 +141,8 @@ impl Leading {
             changed
         });
         let term = self.term;
-        let changes = plan.commands.into_iter().map(|transition| {
+        let notes = replica.reports.take_notes();
+        let changes = plan.commands.into_iter().chain(notes).map(|transition| {
             log(&transition);
             Change::Coordinate { term, transition }
         });
@@ -119,6 +169,13 @@ impl Leading {
     }
 }
 
+fn rebalance(fleet: &Fleet, observed: &Observed) -> Vec<Transition> {
+    let members = || fleet.members.keys().copied();
+    let live: BTreeSet<NodeId> = members().filter(|node| observed.live(*node).is_some()).collect();
+    let lost: BTreeSet<NodeId> = members().filter(|node| observed.is_lost(*node)).collect();
+    placement::rebalance(fleet, placement::Nodes { live: &live, lost: &lost })
+}
+
 fn init(replica: &Replica) -> Change {
     Change::InitCluster {
         id: replica.identity.cluster.clone(),
@@ -136,6 +193,14 @@ fn log(transition: &Transition) {
         Transition::RolledBack { app, generation } => info!(%app, %generation, "rollout is back"),
         Transition::Pause { app, generation, reason } => {
             warn!(%app, %generation, %reason, "rollout stops where it stands");
+        }
+        Transition::AdvanceDrain { node, phase, why } => info!(%node, %phase, %why, "drain"),
+        Transition::Scale { app, replicas, short, reason } => {
+            info!(%app, replicas, short, %reason, "replicas");
+        }
+        Transition::Note { app, node, message } => warn!(%app, %node, %message, "reported"),
+        Transition::ChoosePorts { node, app, generation, taken } => {
+            warn!(%node, %app, %generation, ?taken, "another process has the ports; others are chosen");
         }
         Transition::Advance { .. }
         | Transition::Assign { .. }

@@ -15,6 +15,7 @@ pub(crate) mod convert;
 pub(crate) mod error;
 mod fleet;
 mod forward;
+mod nodes;
 mod peers;
 
 const STREAMS_MAX: u32 = 64;

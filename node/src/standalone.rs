@@ -1,17 +1,18 @@
 //! The data plane alone: one process, no cluster, apps from a file. The way to measure it, to test it
 //! from outside, and to run a single proxy.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use flotilla_proxy::{PrepareError, Proxy, ProxyConfig};
 use flotilla_raft_store::GenerationId;
 use flotilla_spec::{AppName, AppSpec};
 
-use crate::agent::translate;
+use crate::agent::translate::{self, Here};
 
 /// A proxy and what it serves.
 pub struct Standalone {
     proxy: Proxy,
+    here: Here,
     serving: BTreeMap<AppName, (GenerationId, AppSpec)>,
     last: GenerationId,
 }
@@ -33,8 +34,10 @@ pub enum ApplyError {
 }
 
 impl Standalone {
-    pub fn start(config: ProxyConfig) -> anyhow::Result<Self> {
-        Ok(Self { proxy: Proxy::start(config)?, serving: BTreeMap::new(), last: GenerationId(0) })
+    /// `certificates`: where those are that have a name.
+    pub fn start(config: ProxyConfig, certificates: PathBuf) -> anyhow::Result<Self> {
+        let here = Here { traffic_address: None, certificates };
+        Ok(Self { proxy: Proxy::start(config)?, here, serving: BTreeMap::new(), last: GenerationId(0) })
     }
 
     /// Serves exactly `apps` from now on. All of them are prepared before the first one shifts, so a
@@ -84,8 +87,7 @@ impl Standalone {
         if ports.contains(&0) {
             return Err(ApplyError::NoPort { app: app.name.clone() });
         }
-        let everywhere: Option<IpAddr> = None;
-        let config = translate::translate(app, generation, &ports, everywhere);
+        let config = translate::translate(app, generation, &ports, &self.here);
         self.proxy
             .prepare(config)
             .await

@@ -9,11 +9,13 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use flotilla_proxy::{GenerationStatus, Phase, PortState, TargetStatus};
-use flotilla_raft_store::{Assignment, Desired, Fleet, Generation, GenerationId, takes_traffic};
-use flotilla_spec::AppName;
+use flotilla_raft_store::{Assignment, Desired, Fleet, Generation, GenerationId, Traffic, traffic};
+use flotilla_spec::{AppName, AppSpec, Probe};
 
 use super::Key;
-use crate::rollout::observed::{GenerationReport, Readiness, Resolution, TargetReport};
+use crate::rollout::observed::{
+    GenerationReport, ProbeKind, ProbeReport, ProbeState, Readiness, Resolution, TargetReport,
+};
 
 pub(crate) type Assigned = BTreeMap<Key, Arc<Assignment>>;
 
@@ -25,6 +27,12 @@ pub(crate) enum Action {
     /// Takes the app's traffic from whichever generation has it.
     Serve {
         key: Key,
+    },
+    /// Shares the app's clients: `percent` of them, the rest to the generation `rest`.
+    Share {
+        key: Key,
+        percent: u8,
+        rest: GenerationId,
     },
     Drain {
         key: Key,
@@ -39,9 +47,11 @@ pub(crate) enum Action {
 impl Action {
     pub(crate) fn key(&self) -> &Key {
         match self {
-            Self::Prepare { key } | Self::Serve { key } | Self::Drain { key } | Self::Remove { key, .. } => {
-                key
-            }
+            Self::Prepare { key }
+            | Self::Serve { key }
+            | Self::Share { key, .. }
+            | Self::Drain { key }
+            | Self::Remove { key, .. } => key,
         }
     }
 }
@@ -51,16 +61,20 @@ pub(crate) fn key(status: &GenerationStatus) -> Option<Key> {
     Some((AppName::parse(&status.app).ok()?, GenerationId(status.generation)))
 }
 
-/// The phase of every generation that runs here.
-pub(crate) fn running(status: &[GenerationStatus]) -> BTreeMap<Key, Phase> {
-    status.iter().filter_map(|status| Some((key(status)?, status.phase))).collect()
+/// Where a generation stands on the proxy, and its share of the app's clients.
+pub(crate) type Stand = (Phase, u8);
+
+pub(crate) fn running(status: &[GenerationStatus]) -> BTreeMap<Key, Stand> {
+    status.iter().filter_map(|status| Some((key(status)?, (status.phase, status.percent)))).collect()
 }
 
 /// Preparing comes before shifting, shifting before draining, draining before removing: at every step
-/// something serves that served before.
+/// something serves that served before. A generation that `cannot` run here leaves the traffic to the
+/// next one that is asked to serve.
 pub(crate) fn plan(
     assigned: &Assigned,
-    running: &BTreeMap<Key, Phase>,
+    running: &BTreeMap<Key, Stand>,
+    cannot: impl Fn(&Key) -> bool,
     drain: impl Fn(&Key) -> Duration,
 ) -> Vec<Action> {
     let mut actions = Vec::new();
@@ -70,14 +84,24 @@ pub(crate) fn plan(
         }
     }
     for key in assigned.keys() {
-        let takes_it = takes_traffic(assigned, &key.0) == Some(key.1);
-        if takes_it && running.get(key) != Some(&Phase::Serving) {
-            actions.push(Action::Serve { key: key.clone() });
+        let of = |generation| (key.0.clone(), generation);
+        let traffic = traffic(assigned, &key.0, |generation| !cannot(&of(generation)));
+        let Some(Traffic { newest, percent, rest }) = traffic.filter(|traffic| traffic.newest == key.1)
+        else {
+            continue;
+        };
+        let has = |generation, percent| running.get(&of(generation)) == Some(&(Phase::Serving, percent));
+        match rest {
+            Some(rest) if !has(newest, percent) || !has(rest, 100 - percent) => {
+                actions.push(Action::Share { key: key.clone(), percent, rest });
+            }
+            None if !has(newest, 100) => actions.push(Action::Serve { key: key.clone() }),
+            Some(_) | None => {}
         }
     }
-    for (key, phase) in running {
+    for (key, (phase, _)) in running {
         let desired = assigned.get(key).map(|assignment| assignment.desired);
-        let successor = takes_traffic(assigned, &key.0);
+        let successor = traffic(assigned, &key.0, |_| true);
         if *phase == Phase::Serving && successor.is_some() {
             continue;
         }
@@ -105,22 +129,50 @@ fn asks_to_run(desired: Desired) -> bool {
     }
 }
 
-/// What the node says of one generation. `rejected`: why the proxy would not take it; `compiled`: the
-/// digest of the spec that it did take.
+/// What the agent itself knows of a generation, beside what the proxy says.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Known<'a> {
+    /// Why the proxy would not take it.
+    pub(crate) rejected: Option<&'a str>,
+    pub(crate) compiled: Option<Compiled>,
+    pub(crate) probes: Vec<ProbeReport>,
+    pub(crate) repairs: u64,
+}
+
+/// What a generation was made from, and what came of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Compiled {
+    /// Of the spec.
+    pub(crate) spec: [u8; 32],
+    /// What the proxy says as long as it serves exactly that.
+    pub(crate) proxy: [u8; 32],
+}
+
+/// What the node says of one generation. Its digest is that of the spec only while the proxy serves what
+/// that spec compiles to here; a proxy that serves something else is reported with its own.
 pub(crate) fn report(
     generation: &Generation,
     desired: Option<Desired>,
     status: Option<&GenerationStatus>,
-    rejected: Option<&str>,
-    compiled: Option<[u8; 32]>,
+    known: Known<'_>,
 ) -> GenerationReport {
+    let Known { rejected, compiled, probes, repairs } = known;
+    let digest = match (compiled, status) {
+        (Some(compiled), Some(status)) if status.digest != compiled.proxy => status.digest,
+        (Some(compiled), _) => compiled.spec,
+        (None, _) => [0; 32],
+    };
     let empty = |readiness, detail: &str| GenerationReport {
         readiness,
+        percent: status.map_or(0, |status| status.percent),
         detail: detail.to_owned(),
         warnings: Vec::new(),
-        digest: compiled.unwrap_or_default(),
+        digest,
         pins: 0,
         targets: Vec::new(),
+        taken_ports: Vec::new(),
+        probes: Vec::new(),
+        repairs,
     };
     if let Some(why) = rejected {
         return empty(Readiness::Rejected, why);
@@ -132,15 +184,58 @@ pub(crate) fn report(
         };
     };
     let (missing, warnings) = missing(&status.targets, generation.spec.rollout.min_healthy_targets);
+    let unready = if missing.is_empty() { unready(&probes, status.phase) } else { missing };
     let (readiness, detail) = match status.phase {
-        Phase::Prepared if missing.is_empty() => (Readiness::Ready, missing),
-        Phase::Prepared => (Readiness::Preparing, missing),
-        Phase::Serving => (Readiness::Serving, missing),
+        Phase::Prepared if unready.is_empty() => (Readiness::Ready, unready),
+        Phase::Prepared => (Readiness::Preparing, unready),
+        Phase::Serving => (Readiness::Serving, unready),
         Phase::Draining => (Readiness::Draining, String::new()),
         Phase::Removing => (Readiness::Draining, closing(status)),
     };
     let targets = status.targets.iter().map(target_report).collect();
-    GenerationReport { warnings, pins: status.pins, targets, ..empty(readiness, &detail) }
+    GenerationReport { warnings, pins: status.pins, targets, probes, ..empty(readiness, &detail) }
+}
+
+/// The probes that do not let a generation be ready; once it serves, those that have failed.
+fn unready(probes: &[ProbeReport], phase: Phase) -> String {
+    let stands_in_the_way = |probe: &&ProbeReport| match (probe.kind, probe.state) {
+        (_, ProbeState::Passing) => false,
+        (_, ProbeState::Failing) => true,
+        (ProbeKind::Readiness, ProbeState::Pending) => phase == Phase::Prepared,
+        (ProbeKind::Liveness, ProbeState::Pending) => false,
+    };
+    let told: Vec<String> = probes.iter().filter(stands_in_the_way).map(ToString::to_string).collect();
+    told.join("; ")
+}
+
+/// The probes to ask, by their place in the spec: of what is being made ready and of what takes traffic.
+/// What stays warm behind it is not asked; the coordinator does not wait for it either.
+pub(crate) fn probes<'a>(
+    assigned: &Assigned,
+    running: &BTreeMap<Key, Phase>,
+    spec: impl Fn(&Key) -> Option<&'a AppSpec>,
+) -> BTreeMap<(Key, usize), &'a Probe> {
+    let mut wanted = BTreeMap::new();
+    for (key, phase) in running {
+        let asked = assigned.get(key).is_some_and(|assignment| asks_to_run(assignment.desired));
+        let Some(spec) = spec(key).filter(|spec| asked && !spec.probe.is_empty()) else { continue };
+        let shared = traffic(assigned, &key.0, |_| true);
+        if shared.is_some_and(|shared| key.1 < shared.newest && Some(key.1) != shared.rest) {
+            continue;
+        }
+        for (index, probe) in spec.probe.iter().enumerate() {
+            let now = match (probe.kind, phase) {
+                (_, Phase::Draining | Phase::Removing) => false,
+                (flotilla_spec::ProbeKind::Readiness, Phase::Prepared | Phase::Serving) => true,
+                (flotilla_spec::ProbeKind::Liveness, Phase::Prepared) => false,
+                (flotilla_spec::ProbeKind::Liveness, Phase::Serving) => true,
+            };
+            if now {
+                wanted.insert((key.clone(), index), probe);
+            }
+        }
+    }
+    wanted
 }
 
 /// What keeps the targets from being good enough, empty when nothing does; and what is wrong with
@@ -226,16 +321,19 @@ mod tests {
         let assigned: Assigned = assigned
             .iter()
             .map(|&(generation, desired)| {
-                let assignment = Assignment { desired, ports: vec![80], index: 0, since: Timestamp(0) };
+                let assignment =
+                    Assignment { desired, percent: 100, ports: vec![80], index: 0, since: Timestamp(0) };
                 (key("web", generation), Arc::new(assignment))
             })
             .collect();
-        let mut running: BTreeMap<Key, Phase> =
-            running.iter().map(|&(generation, phase)| (key("web", generation), phase)).collect();
+        let stand = |phase| (phase, if phase == Phase::Serving { 100 } else { 0 });
+        let mut running: BTreeMap<Key, Stand> =
+            running.iter().map(|&(generation, phase)| (key("web", generation), stand(phase))).collect();
         let text = |actions: &[Action]| -> Vec<String> {
             let text = |action: &Action| match action {
                 Action::Prepare { key } => format!("prepare {}", key.1),
                 Action::Serve { key } => format!("serve {}", key.1),
+                Action::Share { key, percent, rest } => format!("share {} {percent} % {rest}", key.1),
                 Action::Drain { key } => format!("drain {}", key.1),
                 Action::Remove { key, cut_after: None } => format!("remove {}", key.1),
                 Action::Remove { key, cut_after: Some(after) } => {
@@ -247,7 +345,7 @@ mod tests {
         let drain = |_: &Key| Duration::from_secs(30);
         let mut told = Vec::new();
         loop {
-            let actions = plan(&assigned, &running, drain);
+            let actions = plan(&assigned, &running, |_| false, drain);
             if actions.is_empty() {
                 break;
             }
@@ -258,23 +356,54 @@ mod tests {
         assert_eq!(told, expected, "assigned {assigned:?}");
     }
 
-    fn carry_out(actions: Vec<Action>, running: &mut BTreeMap<Key, Phase>) {
+    fn carry_out(actions: Vec<Action>, running: &mut BTreeMap<Key, Stand>) {
         for action in actions {
             match action {
-                Action::Prepare { key } => drop(running.insert(key, Phase::Prepared)),
+                Action::Prepare { key } => drop(running.insert(key, (Phase::Prepared, 0))),
                 Action::Serve { key } => {
-                    for (_, phase) in running
-                        .iter_mut()
-                        .filter(|(other, phase)| other.0 == key.0 && **phase == Phase::Serving)
-                    {
-                        *phase = Phase::Prepared;
-                    }
-                    running.insert(key, Phase::Serving);
+                    rest_of(&key.0, running);
+                    running.insert(key, (Phase::Serving, 100));
                 }
-                Action::Drain { key } => drop(running.insert(key, Phase::Draining)),
-                Action::Remove { key, .. } => drop(running.insert(key, Phase::Removing)),
+                Action::Share { key, percent, rest } => {
+                    rest_of(&key.0, running);
+                    running.insert((key.0.clone(), rest), (Phase::Serving, 100 - percent));
+                    running.insert(key, (Phase::Serving, percent));
+                }
+                Action::Drain { key } => drop(running.insert(key, (Phase::Draining, 0))),
+                Action::Remove { key, .. } => drop(running.insert(key, (Phase::Removing, 0))),
             }
         }
+    }
+
+    /// What served stays warm.
+    fn rest_of(app: &AppName, running: &mut BTreeMap<Key, Stand>) {
+        for (_, stand) in
+            running.iter_mut().filter(|(other, stand)| other.0 == *app && stand.0 == Phase::Serving)
+        {
+            *stand = (Phase::Prepared, 0);
+        }
+    }
+
+    #[test]
+    fn a_share_is_taken_and_given_back_and_what_cannot_run_leaves_its_traffic_to_the_other() {
+        let asked = |generation, percent| {
+            let (index, since) = (0, Timestamp(0));
+            let assignment = Assignment { desired: Desired::Serve, percent, ports: vec![80], index, since };
+            (key("web", generation), Arc::new(assignment))
+        };
+        let assigned: Assigned = [asked(7, 100), asked(8, 10)].into();
+        let both = |seven, eight| BTreeMap::from([(key("web", 7), seven), (key("web", 8), eight)]);
+        let plan = |running: &BTreeMap<Key, Stand>, cannot: u64| {
+            plan(&assigned, running, |key| key.1 == GenerationId(cannot), |_| Duration::ZERO)
+        };
+        let share = Action::Share { key: key("web", 8), percent: 10, rest: GenerationId(7) };
+        let before = both((Phase::Serving, 100), (Phase::Prepared, 0));
+        assert_eq!(plan(&before, 0), std::slice::from_ref(&share));
+        assert_eq!(plan(&both((Phase::Serving, 99), (Phase::Serving, 1)), 0), [share]);
+        assert_eq!(plan(&both((Phase::Serving, 90), (Phase::Serving, 10)), 0), []);
+        let after_a_boot = both((Phase::Prepared, 0), (Phase::Prepared, 0));
+        assert_eq!(plan(&after_a_boot, 8), [Action::Serve { key: key("web", 7) }]);
+        assert_eq!(plan(&after_a_boot, 7), [Action::Serve { key: key("web", 8) }]);
     }
 
     #[test]
@@ -314,13 +443,14 @@ mod tests {
     #[test]
     fn what_serves_is_not_let_go_before_its_successor_serves() {
         let asked = |generation, desired| {
-            let assignment = Assignment { desired, ports: vec![80], index: 0, since: Timestamp(0) };
+            let assignment =
+                Assignment { desired, percent: 100, ports: vec![80], index: 0, since: Timestamp(0) };
             (key("web", generation), Arc::new(assignment))
         };
         for old in [Desired::Drain, Desired::Remove] {
             let assigned: Assigned = [asked(7, old), asked(8, Desired::Serve)].into();
-            let running = BTreeMap::from([(key("web", 7), Phase::Serving)]);
-            let actions = plan(&assigned, &running, |_| Duration::ZERO);
+            let running = BTreeMap::from([(key("web", 7), (Phase::Serving, 100))]);
+            let actions = plan(&assigned, &running, |_| false, |_| Duration::ZERO);
             let key = key("web", 8);
             assert_eq!(actions, [Action::Prepare { key: key.clone() }, Action::Serve { key }]);
         }

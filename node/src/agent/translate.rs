@@ -1,6 +1,11 @@
 //! An app's spec as the proxy wants it. PURE.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use flotilla_proxy::config as proxy;
 use flotilla_raft_store::GenerationId;
@@ -9,41 +14,47 @@ use flotilla_spec as spec;
 /// The pool that `targets` of the spec make, and where everything goes that no route claims.
 const DEFAULT_POOL: &str = "default";
 
-/// `ports`: the real port of each entry of `spec.listen`, in its order. `traffic_address`: where this
-/// node puts listeners that are meant for every address.
+/// What differs from node to node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Here {
+    /// Where this node puts listeners that are meant for every address.
+    pub(crate) traffic_address: Option<IpAddr>,
+    /// Where certificates are that have a name.
+    pub(crate) certificates: PathBuf,
+}
+
+/// `ports`: the real port of each entry of `spec.listen`, in its order.
 pub(crate) fn translate(
     app: &spec::AppSpec,
     generation: GenerationId,
     ports: &[u16],
-    traffic_address: Option<IpAddr>,
+    here: &Here,
 ) -> proxy::AppConfig {
     let mut pools: BTreeMap<String, proxy::PoolConfig> =
-        app.pool.iter().map(|(name, named)| (name.clone(), pool(app, &named.targets))).collect();
+        app.pool.iter().map(|(name, named)| (name.clone(), pool(app, &named.targets, here))).collect();
     if !app.targets.is_empty() {
-        pools.insert(DEFAULT_POOL.to_owned(), pool(app, &app.targets));
+        pools.insert(DEFAULT_POOL.to_owned(), pool(app, &app.targets, here));
     }
     proxy::AppConfig {
         app: Arc::from(app.name.as_str()),
         generation: generation.0,
-        ports: app
-            .listen
-            .iter()
-            .zip(ports)
-            .map(|(listen, &real)| port(listen, real, traffic_address))
-            .collect(),
+        ports: app.listen.iter().zip(ports).map(|(listen, &real)| port(listen, real, here)).collect(),
         pools,
         routes: app.route.iter().map(route).collect(),
         timeouts: timeouts(&app.timeouts),
+        retry: retry(&app.retry),
         limits: proxy::Limits {
             max_connections: size(app.limits.max_connections.into()),
+            max_connections_per_source: size(app.limits.max_connections_per_ip.into()),
             max_header_bytes: size(app.limits.max_header_size),
             max_body_bytes: app.limits.max_body_size,
         },
+        access: proxy::AccessConfig { allow: app.access.allow.clone(), deny: app.access.deny.clone() },
     }
 }
 
-fn port(listen: &spec::Listen, real: u16, traffic_address: Option<IpAddr>) -> proxy::PortConfig {
-    let address = match traffic_address {
+fn port(listen: &spec::Listen, real: u16, here: &Here) -> proxy::PortConfig {
+    let address = match here.traffic_address {
         Some(address) if listen.address.is_unspecified() => address,
         Some(_) | None => listen.address,
     };
@@ -51,22 +62,62 @@ fn port(listen: &spec::Listen, real: u16, traffic_address: Option<IpAddr>) -> pr
         spec::Protocol::Tcp => proxy::Protocol::Tcp,
         spec::Protocol::Http => proxy::Protocol::Http,
     };
-    proxy::PortConfig { address, port: real, protocol, max_connections: size(listen.max_connections.into()) }
+    proxy::PortConfig {
+        max_connections: size(listen.max_connections.into()),
+        tls: listen.tls.as_ref().map(|tls| self::tls(tls, listen.protocol, here)),
+        proxy_protocol: match listen.proxy_protocol {
+            spec::ProxyMode::Off => proxy::ProxyProtocol::Off,
+            spec::ProxyMode::Accept => proxy::ProxyProtocol::Accept,
+            spec::ProxyMode::Require => proxy::ProxyProtocol::Require,
+        },
+        trusted_proxies: listen.trusted_proxies.clone(),
+        ..proxy::PortConfig::new(SocketAddr::new(address, real), protocol)
+    }
 }
 
-fn pool(app: &spec::AppSpec, targets: &[spec::Target]) -> proxy::PoolConfig {
+fn tls(tls: &spec::Tls, protocol: spec::Protocol, here: &Here) -> proxy::TlsConfig {
+    let certificates = tls.certificate.iter().map(|certificate| source(certificate, here));
+    let mut certificates: Vec<_> = certificates.collect();
+    if certificates.is_empty() {
+        certificates.push(proxy::CertificateSource::Directory(here.certificates.clone()));
+    }
+    // The default is for HTTP; a TCP service speaks whatever it speaks.
+    let is_unasked = protocol == spec::Protocol::Tcp && tls.alpn == spec::Tls::default().alpn;
+    proxy::TlsConfig {
+        certificates,
+        min_version: match tls.min_version {
+            spec::TlsVersion::V12 => proxy::TlsVersion::V12,
+            spec::TlsVersion::V13 => proxy::TlsVersion::V13,
+        },
+        alpn: if is_unasked { Vec::new() } else { tls.alpn.clone() },
+        client_ca: tls.client_ca.as_ref().map(|name| file(name, here)),
+    }
+}
+
+fn source(certificate: &spec::Certificate, here: &Here) -> proxy::CertificateSource {
+    match certificate {
+        spec::Certificate::Named(name) => {
+            proxy::CertificateSource::Named { directory: here.certificates.clone(), name: name.clone() }
+        }
+        spec::Certificate::Files(spec::CertificateFiles { cert, key }) => {
+            proxy::CertificateSource::Files { chain: cert.into(), key: key.into() }
+        }
+    }
+}
+
+/// A path, or a name in the node's directory.
+fn file(name: &str, here: &Here) -> PathBuf {
+    if name.contains('/') { name.into() } else { here.certificates.join(format!("{name}.pem")) }
+}
+
+fn pool(app: &spec::AppSpec, targets: &[spec::Target], here: &Here) -> proxy::PoolConfig {
     let keepalive = &app.upstream.tcp_keepalive;
     proxy::PoolConfig {
-        targets: targets
-            .iter()
-            .map(|target| proxy::TargetConfig { address: target.address.clone(), weight: target.weight })
-            .collect(),
+        targets: targets.iter().map(target).collect(),
         resolve: resolve(&app.resolve),
-        balance: match app.balance.policy {
-            spec::Policy::P2c => "p2c",
-            spec::Policy::RoundRobin => "round_robin",
-        }
-        .to_owned(),
+        balance: balance(&app.balance),
+        outlier: outlier(&app.outlier),
+        breaker: app.breaker.as_ref().map(breaker),
         check: check(&app.check),
         max_idle: size(app.upstream.max_idle.into()),
         idle_timeout: app.upstream.idle_timeout,
@@ -74,6 +125,75 @@ fn pool(app: &spec::AppSpec, targets: &[spec::Target]) -> proxy::PoolConfig {
             idle: keepalive.idle,
             interval: keepalive.interval,
             count: keepalive.count,
+        },
+        send_proxy: match app.upstream.send_proxy {
+            spec::SendProxy::Off => None,
+            spec::SendProxy::V1 => Some(proxy::ProxyVersion::V1),
+            spec::SendProxy::V2 => Some(proxy::ProxyVersion::V2),
+        },
+        protocol: match app.upstream.protocol {
+            spec::UpstreamProtocol::Auto => proxy::UpstreamProtocol::Auto,
+            spec::UpstreamProtocol::Http1 => proxy::UpstreamProtocol::Http1,
+            spec::UpstreamProtocol::Http2 => proxy::UpstreamProtocol::Http2,
+        },
+        tls: app.upstream.tls.as_ref().filter(|tls| tls.enabled).map(|tls| proxy::UpstreamTls {
+            server_name: tls.server_name.clone(),
+            ca: file(tls.ca.as_deref().unwrap_or_default(), here),
+            identity: tls.certificate.as_ref().map(|certificate| source(certificate, here)),
+        }),
+    }
+}
+
+fn target(target: &spec::Target) -> proxy::TargetConfig {
+    let spec::Target { address, weight, zone, backup } = target;
+    proxy::TargetConfig { address: address.clone(), weight: *weight, zone: zone.clone(), backup: *backup }
+}
+
+fn balance(balance: &spec::Balance) -> proxy::BalanceConfig {
+    let spec::Balance { policy, hash_on, slow_start, zone_aware, panic_threshold } = balance;
+    proxy::BalanceConfig {
+        strategy: policy.name().to_owned(),
+        hash_on: match hash_on {
+            spec::HashOn::ClientIp => proxy::HashOn::ClientIp,
+            spec::HashOn::Path => proxy::HashOn::Path,
+            spec::HashOn::Header(name) => proxy::HashOn::Header(name.to_ascii_lowercase()),
+            spec::HashOn::Cookie(name) => proxy::HashOn::Cookie(name.clone()),
+        },
+        slow_start: *slow_start,
+        zone_aware: *zone_aware,
+        panic_threshold: *panic_threshold,
+    }
+}
+
+fn outlier(outlier: &spec::Outlier) -> proxy::OutlierConfig {
+    let spec::Outlier { consecutive_failures, ejection, max_ejected } = *outlier;
+    proxy::OutlierConfig { consecutive_failures, ejection, max_ejected }
+}
+
+fn breaker(breaker: &spec::Breaker) -> proxy::BreakerConfig {
+    let spec::Breaker { error_percent, window, min_requests, open_for } = *breaker;
+    proxy::BreakerConfig { error_percent, window, min_requests, open_for }
+}
+
+fn retry(retry: &spec::Retry) -> proxy::RetryConfig {
+    let spec::Retry { attempts, on, per_try_timeout, backoff, budget, methods } = retry;
+    let trouble = |on: &spec::RetryOn| match *on {
+        spec::RetryOn::Connect => proxy::RetryOn::Connect,
+        spec::RetryOn::Reset => proxy::RetryOn::Reset,
+        spec::RetryOn::Timeout => proxy::RetryOn::Timeout,
+        spec::RetryOn::GatewayError => proxy::RetryOn::GatewayError,
+        spec::RetryOn::ServerError => proxy::RetryOn::ServerError,
+        spec::RetryOn::Status(status) => proxy::RetryOn::Status(status),
+    };
+    proxy::RetryConfig {
+        attempts: *attempts,
+        on: on.iter().map(trouble).collect(),
+        per_try_timeout: *per_try_timeout,
+        backoff: (backoff.base, backoff.max),
+        budget_percent: *budget,
+        methods: match methods {
+            spec::RetryMethods::Idempotent => proxy::RetryMethods::Idempotent,
+            spec::RetryMethods::All => proxy::RetryMethods::All,
         },
     }
 }
@@ -130,6 +250,7 @@ fn route(route: &spec::Route) -> proxy::RouteConfig {
 fn timeouts(timeouts: &spec::Timeouts) -> proxy::Timeouts {
     proxy::Timeouts {
         connect: timeouts.connect,
+        tls_handshake: timeouts.tls_handshake,
         request_header: timeouts.request_header,
         response_header: timeouts.response_header,
         request: timeouts.request,

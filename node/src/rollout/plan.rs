@@ -6,26 +6,43 @@
 //! the same plan; applied twice, the second time is refused. `progress` moves rollouts, `settle` what
 //! comes after them: drains, removals, and nodes that came or go.
 
-use std::{iter::Peekable, sync::Arc, time::Duration};
+use std::{
+    cell::{OnceCell, RefCell},
+    collections::{BTreeMap, BTreeSet},
+    iter::Peekable,
+    sync::Arc,
+    time::Duration,
+};
 
 use flotilla_raft_store::{
-    App, Assignment, Availability, Desired, Fleet, GenerationId, NodeId, RolloutState, Timestamp, Transition,
+    App, Assignment, Desired, Fleet, GenerationId, NodeId, RolloutState, Step, Timestamp, Transition,
 };
 use flotilla_spec::AppName;
 
-use super::observed::{GenerationReport, Observed, ObservedNode, Readiness};
+use super::{
+    observed::{GenerationReport, Observed, ObservedNode, Readiness},
+    placement::Loads,
+};
 
+mod drain;
+mod gate;
 mod progress;
 mod settle;
 mod waiting;
 
 pub(crate) use waiting::{Waiting, Why};
 
+/// Apps that shift on some node at the same time; the others wait for their turn. Bounds what the nodes
+/// have to swap, and what the log has to take, when a thousand apps are changed at once.
+const APPS_SHIFTING_MAX: usize = 256;
+
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Plan {
     pub(crate) commands: Vec<Transition>,
     /// Why nothing more happens now; shown to the user.
     pub(crate) waiting: Vec<Waiting>,
+    /// The same for each node that gives its traffic up.
+    pub(crate) drains: BTreeMap<NodeId, Vec<String>>,
 }
 
 /// One pass over the apps and, beside it, over each node's assignments, which are in the same order.
@@ -34,23 +51,48 @@ pub(crate) fn plan(fleet: &Fleet, observed: &Observed, now: Timestamp) -> Plan {
     let mut nodes: Vec<_> =
         fleet.assignments.iter().map(|(node, of_node)| (*node, of_node.iter().peekable())).collect();
     let mut assigned = Vec::new();
+    let around = OnceCell::new();
+    let mut budget = Budget::new(fleet);
     for (name, app) in &fleet.apps {
         assigned.clear();
         for (node, of_node) in &mut nodes {
             take_app(name, *node, of_node, &mut assigned);
         }
-        let view = View { fleet, observed, now, name, app, assigned: &assigned };
-        plan_app(&view, &mut plan);
+        let view = View { fleet, observed, now, name, app, assigned: &assigned, around: &around };
+        plan_app(&view, &mut budget, &mut plan);
     }
+    drain::drains(fleet, observed, now, &mut plan);
     plan
 }
 
-fn plan_app(view: &View<'_>, plan: &mut Plan) {
+/// How many more apps may begin to shift now.
+struct Budget(usize);
+
+impl Budget {
+    fn new(fleet: &Fleet) -> Self {
+        let shifts = |app: &&AppName| {
+            let newest = fleet.newest_rollout(app);
+            newest.is_some_and(|(_, rollout)| {
+                rollout.state == RolloutState::Progressing
+                    && rollout.steps.values().any(|step| matches!(step, Step::Shifting { .. }))
+            })
+        };
+        Self(APPS_SHIFTING_MAX.saturating_sub(fleet.apps.keys().filter(shifts).count()))
+    }
+
+    fn take(&mut self) -> bool {
+        let is_left = self.0 > 0;
+        self.0 = self.0.saturating_sub(1);
+        is_left
+    }
+}
+
+fn plan_app(view: &View<'_>, budget: &mut Budget, plan: &mut Plan) {
     let newest = view.fleet.newest_rollout(view.name);
     let state = newest.map(|(_, rollout)| rollout.state);
     if let Some((generation, rollout)) = newest {
         match rollout.state {
-            RolloutState::Progressing => progress::progress(view, generation, rollout, plan),
+            RolloutState::Progressing => progress::progress(view, generation, rollout, budget, plan),
             RolloutState::RollingBack => progress::go_back(view, generation, rollout, plan),
             RolloutState::Paused
             | RolloutState::RolledBack
@@ -60,6 +102,7 @@ fn plan_app(view: &View<'_>, plan: &mut Plan) {
         }
     }
     settle::retire(view, plan);
+    settle::choose_other_ports(view, plan);
     if !view.app.deleted {
         settle::rearrange(view, state.is_none_or(RolloutState::is_finished), plan);
     }
@@ -88,6 +131,14 @@ struct View<'a> {
     name: &'a AppName,
     app: &'a App,
     assigned: &'a [Asked<'a>],
+    around: &'a OnceCell<Around>,
+}
+
+/// What a placement looks at besides the app; the same for all apps of a plan, and only seldom needed.
+struct Around {
+    live: BTreeSet<NodeId>,
+    lost: BTreeSet<NodeId>,
+    loads: RefCell<Loads>,
 }
 
 enum Presence<'a> {
@@ -123,10 +174,26 @@ impl<'a> View<'a> {
         reports.any(|report| report.readiness == Readiness::Serving && report.is_healthy())
     }
 
+    /// The node gives its apps back now.
     fn is_leaving(&self, node: NodeId) -> bool {
-        self.fleet.members.get(&node).is_none_or(|member| match member.availability {
-            Availability::Active | Availability::Cordoned => false,
-            Availability::Draining | Availability::Left => true,
+        self.fleet.members.get(&node).is_none_or(|member| member.gives_back())
+    }
+
+    /// The node does not count, and nothing is taken from it either: it is lost, or on its way out and
+    /// still serves.
+    fn is_away(&self, node: NodeId) -> bool {
+        let drains = self.fleet.members.get(&node).is_some_and(|member| !member.wants_traffic());
+        (drains && !self.is_leaving(node)) || self.observed.is_lost(node)
+    }
+
+    fn around(&self) -> &'a Around {
+        self.around.get_or_init(|| {
+            let members = || self.fleet.members.keys().copied();
+            Around {
+                live: members().filter(|node| self.observed.live(*node).is_some()).collect(),
+                lost: members().filter(|node| self.observed.is_lost(*node)).collect(),
+                loads: RefCell::new(Loads::of(self.fleet)),
+            }
         })
     }
 
@@ -147,6 +214,6 @@ impl<'a> View<'a> {
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod transcript;

@@ -1,8 +1,10 @@
 //! The only place where the API's protobuf meets our own types.
 
+mod balancer;
 mod fleet;
 mod raft;
 
+pub(crate) use balancer::*;
 pub(crate) use fleet::*;
 pub(crate) use raft::*;
 

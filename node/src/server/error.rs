@@ -30,11 +30,17 @@ pub(crate) enum Refusal {
     #[error("{0}")]
     InvalidSpec(String),
     #[error("{0}")]
+    InvalidBalancer(String),
+    #[error("{0}")]
     Malformed(#[from] super::convert::Malformed),
     #[error("this message is for another node: {0}")]
     WrongNode(String),
     #[error("none of the addresses let this node in: {0}")]
     JoinFailed(String),
+    #[error("there is no node `{0}`")]
+    NoSuchNode(String),
+    #[error("{0}")]
+    WrongAvailability(String),
     #[error("this node is stopping: {0}")]
     Stopping(String),
 }
@@ -72,8 +78,17 @@ impl Refusal {
             ),
             Self::Busy => (Code::Unavailable, "E0404", "nothing was changed; try again in a moment"),
             Self::TooLarge { .. } => (Code::InvalidArgument, "E0405", "apply fewer apps at a time"),
+            Self::NoSuchNode(_) => (Code::NotFound, "E0304", "`flotilla node list` shows who is there"),
+            Self::WrongAvailability(_) => (
+                Code::FailedPrecondition,
+                "E0309",
+                "`flotilla node list` shows the state; `flotilla node undrain NODE` calls a drain off",
+            ),
             Self::InvalidSpec(_) => {
                 (Code::InvalidArgument, "E0100", "check the file with `flotilla app validate -f FILE`")
+            }
+            Self::InvalidBalancer(_) => {
+                (Code::InvalidArgument, "E0322", "see `flotilla balancer add --help`")
             }
             Self::Malformed(_) => {
                 (Code::InvalidArgument, "E0505", "use a `flotilla` of the same version as the nodes")
@@ -130,12 +145,18 @@ pub(crate) fn rejected(rejection: &Rejection) -> Status {
         Rejection::NoSuchVersion { .. } => {
             (Code::NotFound, "E0303", "`flotilla app history APP` shows what there is")
         }
+        Rejection::LastMember { .. } => {
+            (Code::FailedPrecondition, "E0308", "stop its process instead; a cluster of no nodes is none")
+        }
         Rejection::NoSuchNode { .. } => (Code::NotFound, "E0304", "`flotilla node list` shows who is there"),
         Rejection::NameTaken { .. } => (
             Code::AlreadyExists,
             "E0503",
             "give the node another name; a node that lost its data comes back as a new one",
         ),
+        Rejection::CannotSteer { .. } => {
+            (Code::FailedPrecondition, "E0307", "`flotilla rollout status APP` shows where it stands")
+        }
         Rejection::TooManyApps { .. } => {
             (Code::ResourceExhausted, "E0205", "delete apps that are no longer used")
         }
@@ -144,6 +165,15 @@ pub(crate) fn rejected(rejection: &Rejection) -> Status {
         }
         Rejection::NotInitialised => {
             (Code::FailedPrecondition, "E0502", "the first node is still starting; try again")
+        }
+        Rejection::NoSuchBalancer { .. } => {
+            (Code::NotFound, "E0320", "`flotilla balancer list` shows what there is")
+        }
+        Rejection::BalancerExists { .. } => {
+            (Code::AlreadyExists, "E0321", "give it another name, or replace what is there with --replace")
+        }
+        Rejection::InvalidBalancer { .. } => {
+            (Code::InvalidArgument, "E0322", "see `flotilla balancer add --help`")
         }
         Rejection::StaleTerm { .. } | Rejection::Stale { .. } => {
             (Code::Aborted, "E0305", "the fleet changed at the same moment; try again")

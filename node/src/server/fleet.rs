@@ -10,7 +10,7 @@ use std::{
 
 use flotilla_api::v1::{self, fleet_client::FleetClient, fleet_server};
 use flotilla_raft_store::{ApplyApp, Change, Fleet, GenerationId, NodeId, Rejection, Reply, RequestId};
-use flotilla_spec::{AppName, AppSpec};
+use flotilla_spec::{AppName, AppSpec, Replicas};
 use futures_util::Stream;
 use tonic::{Request, Response, Status};
 
@@ -18,8 +18,17 @@ use super::{
     convert,
     error::{Refusal, rejected},
     forward::{self, Leader},
+    nodes,
 };
-use crate::{node::Shared, replica::Replica, rollout::placement};
+use crate::{
+    balancer::{
+        desired::{Endpoint, Services, State},
+        export,
+    },
+    node::Shared,
+    replica::Replica,
+    rollout::placement::{self, Loads, Nodes},
+};
 
 pub(super) struct Service {
     pub(super) shared: Shared,
@@ -136,7 +145,7 @@ impl fleet_server::Fleet for Service {
             let version = request.to.unwrap_or(known.version.saturating_sub(1));
             rejected(&Rejection::NoSuchVersion { app: app.clone(), version })
         })?;
-        let placed = place(&replica, &fleet, &earlier.spec)?;
+        let placed = Placing::new(&replica, &fleet).place(&earlier.spec)?;
         let change = Change::Rollback { app, to: request.to, if_version: request.if_version, placed };
         match replica.propose(request_id(request.request), change).await? {
             Ok(Reply::Apps { apps }) => match apps.first() {
@@ -148,6 +157,21 @@ impl fleet_server::Fleet for Service {
             }
             Err(rejection) => Err(rejected(&rejection)),
         }
+    }
+
+    async fn steer_rollout(&self, request: Request<v1::SteerRolloutRequest>) -> Answer<v1::Rollout> {
+        let (replica, request) = on_leader!(self, request, steer_rollout);
+        let app = app_name(&request.app)?;
+        let steer = convert::steer(request.word).map_err(Refusal::from)?;
+        let change = Change::Steer { app: app.clone(), if_version: request.if_version, steer };
+        if let Err(rejection) = replica.propose(request_id(request.request), change).await? {
+            return Err(rejected(&rejection));
+        }
+        let fleet = replica.fleet();
+        let wanted = existing(&fleet, &app)?.wanted;
+        let rollout =
+            convert::rollout_to_pb(&fleet, &app, wanted, &replica.reports, &replica.waiting.borrow());
+        rollout.map(Response::new).ok_or_else(|| rejected(&Rejection::NoSuchApp { app }))
     }
 
     async fn list_apps(&self, _: Request<v1::ListAppsRequest>) -> Answer<v1::ListAppsReply> {
@@ -212,6 +236,97 @@ impl fleet_server::Fleet for Service {
         Ok(Response::new(Box::pin(watch(replica, app, generation))))
     }
 
+    async fn put_balancer(&self, request: Request<v1::PutBalancerRequest>) -> Answer<v1::PutBalancerReply> {
+        let (replica, request) = on_leader!(self, request, put_balancer);
+        let balancer = request.balancer.ok_or_else(|| Status::invalid_argument("no balancer"))?;
+        let (name, balancer) =
+            convert::balancer(&replica.fleet(), balancer).map_err(|err| Refusal::InvalidBalancer(err.0))?;
+        let change = Change::PutBalancer { name, balancer, replace: request.replace };
+        match replica.propose(request_id(request.request), change).await? {
+            Ok(_) => Ok(Response::new(v1::PutBalancerReply {})),
+            Err(rejection) => Err(rejected(&rejection)),
+        }
+    }
+
+    async fn remove_balancer(
+        &self,
+        request: Request<v1::RemoveBalancerRequest>,
+    ) -> Answer<v1::RemoveBalancerReply> {
+        let (replica, request) = on_leader!(self, request, remove_balancer);
+        let change = Change::RemoveBalancer { name: request.name };
+        match replica.propose(request_id(request.request), change).await? {
+            Ok(_) => Ok(Response::new(v1::RemoveBalancerReply {})),
+            Err(rejection) => Err(rejected(&rejection)),
+        }
+    }
+
+    async fn list_balancers(
+        &self,
+        request: Request<v1::ListBalancersRequest>,
+    ) -> Answer<v1::ListBalancersReply> {
+        let (replica, _) = on_leader!(self, request, list_balancers, or_here);
+        let fleet = replica.fleet();
+        let balancers = fleet.balancers.iter().map(|(name, balancer)| {
+            let status = replica.board.of(name).unwrap_or_default();
+            convert::balancer_status_to_pb(&fleet, name, balancer, &status)
+        });
+        Ok(Response::new(v1::ListBalancersReply { balancers: balancers.collect() }))
+    }
+
+    type ExportStream = Pin<Box<dyn Stream<Item = Result<v1::ExportReply, Status>> + Send>>;
+
+    async fn export(
+        &self,
+        request: Request<v1::ExportRequest>,
+    ) -> Result<Response<Self::ExportStream>, Status> {
+        let replica = self.shared.replica()?;
+        if let Leader::Other(channel) = forward::leader(&replica, &request)? {
+            let stream = client(channel).export(forward::mark(request)).await?.into_inner();
+            return Ok(Response::new(Box::pin(stream)));
+        }
+        let request = request.into_inner();
+        let apps = request.apps.iter().map(|app| app_name(app)).collect::<Result<BTreeSet<_>, _>>()?;
+        for app in &apps {
+            existing(&replica.fleet(), app)?;
+        }
+        let services = replica.services.subscribe();
+        let exports = Exports { replica, services, apps, request, last: None };
+        Ok(Response::new(Box::pin(futures_util::stream::unfold(Some(exports), Exports::next))))
+    }
+
+    async fn scale_app(&self, request: Request<v1::ScaleAppRequest>) -> Answer<v1::AppChanged> {
+        let (replica, request) = on_leader!(self, request, scale_app);
+        let app = app_name(&request.app)?;
+        existing(&replica.fleet(), &app)?;
+        let replicas = request.replicas.map(|count| match count {
+            0 => Replicas::All,
+            count => Replicas::Count(count),
+        });
+        let change = Change::ScaleApp { app, replicas, if_version: request.if_version };
+        match replica.propose(request_id(request.request), change).await? {
+            Ok(Reply::Apps { apps }) => match apps.first() {
+                Some(changed) => Ok(Response::new(convert::app_changed_to_pb(changed))),
+                None => Err(Status::internal("an app was scaled without an answer")),
+            },
+            Ok(Reply::Done | Reply::Member { .. }) => {
+                Err(Status::internal("an app was scaled without an answer"))
+            }
+            Err(rejection) => Err(rejected(&rejection)),
+        }
+    }
+
+    async fn set_node(&self, request: Request<v1::SetNodeRequest>) -> Answer<v1::Node> {
+        let (replica, request) = on_leader!(self, request, set_node);
+        let (node, change) = nodes::change(&replica.fleet(), &request)?;
+        match replica.propose(request_id(request.request), change).await? {
+            Ok(_) => {
+                let shown = convert::nodes_to_pb(&replica).into_iter().find(|shown| shown.id == node.0);
+                Ok(Response::new(shown.unwrap_or_default()))
+            }
+            Err(rejection) => Err(rejected(&rejection)),
+        }
+    }
+
     async fn list_nodes(&self, request: Request<v1::ListNodesRequest>) -> Answer<v1::ListNodesReply> {
         let (replica, _) = on_leader!(self, request, list_nodes, or_here);
         Ok(Response::new(v1::ListNodesReply { nodes: convert::nodes_to_pb(&replica) }))
@@ -223,6 +338,60 @@ impl fleet_server::Fleet for Service {
     ) -> Answer<v1::ClusterStatusReply> {
         let (replica, _) = on_leader!(self, request, cluster_status, or_here);
         Ok(Response::new(convert::status_to_pb(&replica)))
+    }
+}
+
+/// What a load balancer shall have, once or after every change.
+struct Exports {
+    replica: Arc<Replica>,
+    services: tokio::sync::watch::Receiver<Arc<Services>>,
+    apps: BTreeSet<AppName>,
+    request: v1::ExportRequest,
+    last: Option<String>,
+}
+
+impl Exports {
+    async fn next(this: Option<Self>) -> Option<(Result<v1::ExportReply, Status>, Option<Self>)> {
+        let mut this = this?;
+        loop {
+            if this.replica.leads().is_none() {
+                return Some((Err(Refusal::NoLeader.into()), None));
+            }
+            let services = this.services.borrow_and_update().clone();
+            // Index 0: this leader has not looked yet.
+            if services.index > 0
+                && let Some(text) = this.text(&services)
+                && this.last.as_ref() != Some(&text)
+            {
+                this.last = Some(text.clone());
+                let reply = v1::ExportReply { text, index: services.index };
+                let again = this.request.watch;
+                return Some((Ok(reply), again.then_some(this)));
+            }
+            // Cancel-safe: watch channels remember that they changed. A closed one ends the node anyway.
+            tokio::select! {
+                _ = this.services.changed() => {}
+                () = tokio::time::sleep(WATCH_REFRESH) => {}
+            }
+        }
+    }
+
+    /// `None`: this leader has not heard from all nodes yet.
+    fn text(&self, services: &Services) -> Option<String> {
+        use v1::export_request::Format;
+        let told = services.of_apps(&self.apps);
+        let unknown = |endpoint: &Endpoint| endpoint.state == State::Unknown;
+        if told.iter().flat_map(|service| &service.endpoints).any(unknown) {
+            return None;
+        }
+        let servers_only = self.request.servers_only;
+        Some(match self.request.format() {
+            Format::Haproxy => export::haproxy(&told, servers_only),
+            Format::Nginx => export::nginx(&told, servers_only),
+            Format::Envoy => export::envoy(&told, servers_only),
+            Format::Unspecified | Format::Json => export::document(&told, services.index),
+            Format::PrometheusSd => export::prometheus_sd(&self.replica.fleet()),
+        })
     }
 }
 
@@ -305,30 +474,55 @@ fn placed(
     fleet: &Fleet,
     changes: Vec<(AppSpec, Option<u64>)>,
 ) -> Result<Vec<ApplyApp>, Status> {
+    let mut placing = Placing::new(replica, fleet);
     changes
         .into_iter()
         .map(|(spec, if_version)| {
-            let placed = place(replica, fleet, &spec)?;
+            let placed = placing.place(&spec)?;
             Ok(ApplyApp { spec, if_version, placed })
         })
         .collect()
 }
 
-fn place(replica: &Replica, fleet: &Fleet, spec: &AppSpec) -> Result<Vec<NodeId>, Status> {
-    let current: BTreeSet<NodeId> = fleet
-        .assignments
-        .iter()
-        .filter(|(_, assignments)| assignments.keys().any(|(app, _)| *app == spec.name))
-        .map(|(&node, _)| node)
-        .collect();
-    let live: BTreeSet<NodeId> =
-        fleet.members.keys().copied().filter(|&node| replica.reports.is_live(node)).collect();
-    let placed = placement::place(fleet, spec, &current, &live);
-    if placed.is_empty() {
-        let why = "no active node matches its regions and labels".to_owned();
-        return Err(rejected(&Rejection::NoPlacement { app: spec.name.clone(), why }));
+/// Places several apps, each with an eye on those before it.
+struct Placing<'a> {
+    fleet: &'a Fleet,
+    live: BTreeSet<NodeId>,
+    lost: BTreeSet<NodeId>,
+    loads: Loads,
+}
+
+impl<'a> Placing<'a> {
+    fn new(replica: &Replica, fleet: &'a Fleet) -> Self {
+        let members = || fleet.members.keys().copied();
+        let lost =
+            |node: &NodeId| replica.reports.silent_for(*node).is_some_and(|for_| for_ >= replica.lost_after);
+        Self {
+            fleet,
+            live: members().filter(|node| replica.reports.is_live(*node)).collect(),
+            lost: members().filter(lost).collect(),
+            loads: Loads::of(fleet),
+        }
     }
-    Ok(placed)
+
+    fn place(&mut self, spec: &AppSpec) -> Result<Vec<NodeId>, Status> {
+        let current = placement::nodes_of(self.fleet, &spec.name);
+        let nodes = Nodes { live: &self.live, lost: &self.lost };
+        let mut placed = placement::place_among(self.fleet, spec, &current, nodes, &self.loads);
+        if placed.is_empty() {
+            // A lost node is better than none.
+            let nodes = Nodes { live: &self.live, lost: &BTreeSet::new() };
+            placed = placement::place_among(self.fleet, spec, &current, nodes, &self.loads);
+        }
+        if placed.is_empty() {
+            let why = "no active node matches its regions and labels".to_owned();
+            return Err(rejected(&Rejection::NoPlacement { app: spec.name.clone(), why }));
+        }
+        for node in placed.iter().filter(|node| !current.contains(node)) {
+            self.loads.add(*node, spec);
+        }
+        Ok(placed)
+    }
 }
 
 fn app_name(name: &str) -> Result<AppName, Status> {

@@ -14,7 +14,11 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, info};
 
 use super::{convert, error::Refusal};
-use crate::{node::Shared, replica::Replica};
+use crate::{
+    balancer::local::{self, Refused},
+    node::Shared,
+    replica::Replica,
+};
 
 pub(super) struct Service {
     pub(super) shared: Shared,
@@ -123,6 +127,26 @@ impl Peer for Service {
         let accepted = replica.reports.insert(from, report, Instant::now());
         let leader = replica.leader().filter(|&leader| leader != replica.me()).map_or(0, |leader| leader.0);
         Ok(Response::new(v1::ReportReply { leader, accepted }))
+    }
+
+    async fn balance(
+        &self,
+        request: Request<v1::BalanceRequest>,
+    ) -> Result<Response<v1::BalanceReply>, Status> {
+        let request = request.into_inner();
+        let (replica, from) = self.receiver(request.envelope.as_ref())?;
+        let fleet = replica.fleet();
+        let fenced = |refused| match refused {
+            Refused::Fenced(why) => Status::aborted(why),
+            Refused::Failed(why) => Status::unavailable(why),
+        };
+        local::check_term(&fleet, request.term).map_err(fenced)?;
+        let balancer = request.balancer.ok_or_else(|| Status::invalid_argument("no balancer"))?;
+        let (name, balancer) = convert::balancer(&fleet, balancer).map_err(Refusal::from)?;
+        let services = convert::services(request.services).map_err(Refusal::from)?;
+        debug!(%from, term = request.term, balancer = name, "tell balancer for the leader");
+        let outcome = replica.local.reconcile(request.term, &name, &balancer.kind, &services).await;
+        Ok(Response::new(convert::outcome_to_pb(&outcome.map_err(fenced)?)))
     }
 
     async fn announce(

@@ -5,7 +5,8 @@ use super::*;
 /// `tables`: everything but the name.
 fn translated(tables: &str, ports: &[u16], traffic_address: Option<&str>) -> proxy::AppConfig {
     let app = spec::AppSpec::from_json(format!(r#"{{"name":"web",{tables}}}"#).as_bytes()).unwrap();
-    translate(&app, GenerationId(7), ports, traffic_address.map(|address| address.parse().unwrap()))
+    let traffic_address = traffic_address.map(|address| address.parse().unwrap());
+    translate(&app, GenerationId(7), ports, &Here { traffic_address, certificates: "/certificates".into() })
 }
 
 fn millis(millis: u64) -> Duration {
@@ -16,17 +17,30 @@ fn millis(millis: u64) -> Duration {
 fn every_field_of_a_spec_arrives() {
     let app = translated(
         r#"
-        "listen": [{"port":0,"protocol":"http","max_connections":11}, {"port":9000,"address":"10.0.0.9"}],
-        "targets": ["a.example:80", {"address":"[::1]:81","weight":7}],
+        "listen": [
+            {"port":0,"protocol":"http","max_connections":11,"proxy_protocol":"require",
+             "trusted_proxies":["10.0.0.0/8"]},
+            {"port":9000,"address":"10.0.0.9","proxy_protocol":"accept","trusted_proxies":["::1"],
+             "tls":{"certificate":["a",{"cert":"/c","key":"/k"}],"min_version":"1.3","client_ca":"staff"}}
+        ],
+        "access": {"allow":["10.0.0.0/8"],"deny":["10.1.0.0/16"]},
+        "targets": ["a.example:80", {"address":"[::1]:81","weight":7,"zone":"z","backup":true}],
         "pool": {"api": {"targets":["b.example:82"]}},
         "resolve": {"mode":"first","family":"v6","min_ttl":"2s","max_ttl":"3s","stale":"4s"},
-        "balance": "round_robin",
+        "balance": {"policy":"maglev","hash_on":"header:X-User","slow_start":"30s","zone_aware":true,
+                    "panic_threshold":40},
         "check": {"type":"http","path":"/up","host":"h.example","port":83,"interval":"5s","timeout":"6s",
                   "rise":8,"fall":9,"expect":["200-299",404]},
-        "timeouts": {"connect":"10ms","request_header":"11ms","response_header":"12ms","request":"13ms",
+        "outlier": {"consecutive_failures":3,"ejection":"7s","max_ejected":20},
+        "breaker": {"error_percent":40,"window":"8s","min_requests":9,"open_for":"3s"},
+        "retry": {"attempts":4,"on":["connect","reset","timeout","gateway_error","server_error",429],
+                  "per_try_timeout":"5ms","backoff":{"base":"1ms","max":"2ms"},"budget":30,"methods":"all"},
+        "timeouts": {"connect":"10ms","tls_handshake":"9ms","request_header":"11ms","response_header":"12ms","request":"13ms",
                      "idle":"14ms","tcp_idle":"15ms","tunnel":"16ms"},
-        "limits": {"max_connections":17,"max_header_size":"18 B","max_body_size":"19 B"},
-        "upstream": {"max_idle":20,"idle_timeout":"21s","tcp_keepalive":{"idle":"22s","interval":"23s","count":24}},
+        "limits": {"max_connections":17,"max_connections_per_ip":25,"max_header_size":"18 B","max_body_size":"19 B"},
+        "upstream": {"max_idle":20,"idle_timeout":"21s","tcp_keepalive":{"idle":"22s","interval":"23s","count":24},
+                     "send_proxy":"v2","protocol":"http1",
+                     "tls":{"server_name":"s","ca":"/ca.pem","certificate":"me"}},
         "route": [{"name":"api","match":{"host":["API.example"],"path_prefix":"/v1","methods":["GET"]},"pool":"api"},
                   {"name":"exact","match":{"path":"/x"},"pool":"default"}]
         "#,
@@ -36,7 +50,11 @@ fn every_field_of_a_spec_arrives() {
     let pool = |targets: &[(&str, u32)]| proxy::PoolConfig {
         targets: targets
             .iter()
-            .map(|(address, weight)| proxy::TargetConfig { address: (*address).to_owned(), weight: *weight })
+            .map(|(address, weight)| proxy::TargetConfig {
+                zone: (*weight == 7).then(|| "z".to_owned()),
+                backup: *weight == 7,
+                ..proxy::TargetConfig::new(*address, *weight)
+            })
             .collect(),
         resolve: proxy::ResolveConfig {
             mode: proxy::ResolveMode::First,
@@ -45,7 +63,24 @@ fn every_field_of_a_spec_arrives() {
             max_ttl: Duration::from_secs(3),
             stale: Duration::from_secs(4),
         },
-        balance: "round_robin".to_owned(),
+        balance: proxy::BalanceConfig {
+            strategy: "maglev".to_owned(),
+            hash_on: proxy::HashOn::Header("x-user".to_owned()),
+            slow_start: Duration::from_secs(30),
+            zone_aware: true,
+            panic_threshold: 40,
+        },
+        outlier: proxy::OutlierConfig {
+            consecutive_failures: 3,
+            ejection: Duration::from_secs(7),
+            max_ejected: 20,
+        },
+        breaker: Some(proxy::BreakerConfig {
+            error_percent: 40,
+            window: Duration::from_secs(8),
+            min_requests: 9,
+            open_for: Duration::from_secs(3),
+        }),
         check: proxy::CheckConfig {
             kind: proxy::CheckKind::Http {
                 path: "/up".to_owned(),
@@ -65,6 +100,16 @@ fn every_field_of_a_spec_arrives() {
             interval: Duration::from_secs(23),
             count: 24,
         },
+        send_proxy: Some(proxy::ProxyVersion::V2),
+        protocol: proxy::UpstreamProtocol::Http1,
+        tls: Some(proxy::UpstreamTls {
+            server_name: Some("s".to_owned()),
+            ca: "/ca.pem".into(),
+            identity: Some(proxy::CertificateSource::Named {
+                directory: "/certificates".into(),
+                name: "me".to_owned(),
+            }),
+        }),
     };
     let expected = proxy::AppConfig {
         app: "web".into(),
@@ -73,14 +118,29 @@ fn every_field_of_a_spec_arrives() {
             proxy::PortConfig {
                 address: "192.0.2.1".parse().unwrap(),
                 port: 20_001,
-                protocol: proxy::Protocol::Http,
                 max_connections: 11,
+                proxy_protocol: proxy::ProxyProtocol::Require,
+                trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
+                ..proxy::PortConfig::new("[::]:0".parse().unwrap(), proxy::Protocol::Http)
             },
             proxy::PortConfig {
                 address: "10.0.0.9".parse().unwrap(),
                 port: 9000,
-                protocol: proxy::Protocol::Tcp,
-                max_connections: 0,
+                proxy_protocol: proxy::ProxyProtocol::Accept,
+                trusted_proxies: vec!["::1/128".parse().unwrap()],
+                tls: Some(proxy::TlsConfig {
+                    certificates: vec![
+                        proxy::CertificateSource::Named {
+                            directory: "/certificates".into(),
+                            name: "a".to_owned(),
+                        },
+                        proxy::CertificateSource::Files { chain: "/c".into(), key: "/k".into() },
+                    ],
+                    min_version: proxy::TlsVersion::V13,
+                    alpn: Vec::new(),
+                    client_ca: Some("/certificates/staff.pem".into()),
+                }),
+                ..proxy::PortConfig::new("[::]:0".parse().unwrap(), proxy::Protocol::Tcp)
             },
         ],
         pools: [
@@ -104,8 +164,24 @@ fn every_field_of_a_spec_arrives() {
                 pool: "default".to_owned(),
             },
         ],
+        retry: proxy::RetryConfig {
+            attempts: 4,
+            on: vec![
+                proxy::RetryOn::Connect,
+                proxy::RetryOn::Reset,
+                proxy::RetryOn::Timeout,
+                proxy::RetryOn::GatewayError,
+                proxy::RetryOn::ServerError,
+                proxy::RetryOn::Status(429),
+            ],
+            per_try_timeout: millis(5),
+            backoff: (millis(1), millis(2)),
+            budget_percent: 30,
+            methods: proxy::RetryMethods::All,
+        },
         timeouts: proxy::Timeouts {
             connect: millis(10),
+            tls_handshake: millis(9),
             request_header: millis(11),
             response_header: millis(12),
             request: millis(13),
@@ -113,9 +189,27 @@ fn every_field_of_a_spec_arrives() {
             tcp_idle: millis(15),
             tunnel: millis(16),
         },
-        limits: proxy::Limits { max_connections: 17, max_header_bytes: 18, max_body_bytes: 19 },
+        limits: proxy::Limits {
+            max_connections: 17,
+            max_connections_per_source: 25,
+            max_header_bytes: 18,
+            max_body_bytes: 19,
+        },
+        access: proxy::AccessConfig {
+            allow: vec!["10.0.0.0/8".parse().unwrap()],
+            deny: vec!["10.1.0.0/16".parse().unwrap()],
+        },
     };
     assert_eq!(app, expected);
+}
+
+#[test]
+fn https_with_nothing_more_serves_every_certificate_of_the_node_in_both_versions_of_http() {
+    let app = translated(r#""listen":["https:443"],"targets":["a:1"]"#, &[443], None);
+    let tls = app.ports[0].tls.as_ref().unwrap();
+    assert_eq!(tls.certificates, [proxy::CertificateSource::Directory("/certificates".into())]);
+    assert_eq!(tls.alpn, ["h2", "http/1.1"]);
+    assert_eq!((tls.min_version, &tls.client_ca), (proxy::TlsVersion::V12, &None));
 }
 
 #[test]
@@ -147,8 +241,18 @@ fn every_choice_has_its_counterpart() {
     for (mode, expected) in [("all", proxy::ResolveMode::All), ("first", proxy::ResolveMode::First)] {
         assert_eq!(pool(&format!(r#""resolve":{{"mode":"{mode}"}}"#)).resolve.mode, expected);
     }
-    for policy in ["p2c", "round_robin"] {
-        assert_eq!(pool(&format!(r#""balance":"{policy}""#)).balance, policy);
+    let strategies = flotilla_proxy::Strategies::default();
+    for policy in strategies.names() {
+        assert_eq!(pool(&format!(r#""balance":"{policy}""#)).balance.strategy, policy);
+    }
+    assert_eq!(pool(r#""balance":"custom:mine""#).balance.strategy, "mine");
+    for (hash_on, expected) in [
+        ("client_ip", proxy::HashOn::ClientIp),
+        ("path", proxy::HashOn::Path),
+        ("cookie:Sid", proxy::HashOn::Cookie("Sid".to_owned())),
+    ] {
+        let table = format!(r#""balance":{{"policy":"maglev","hash_on":"{hash_on}"}}"#);
+        assert_eq!(pool(&table).balance.hash_on, expected);
     }
 }
 

@@ -2,17 +2,29 @@
 
 use std::time::Duration;
 
-use flotilla_raft_store::{Desired, Generation, GenerationId, NodeId, Rollout, Step, Transition};
+use flotilla_raft_store::{
+    Cause, Desired, Generation, GenerationId, NodeId, Promotion, Rollout, Step, Timestamp, Transition,
+};
+use flotilla_spec::RolloutStrategy;
 
-use super::{Plan, Presence, View, Why};
+use super::{
+    Asked, Budget, Plan, Presence, View, Why,
+    gate::{self, Verdict},
+    settle::exchangeable,
+};
 use crate::rollout::observed::{GenerationReport, ObservedNode, Readiness};
 
 /// A target that flaps may begin a bake again this often, so that it costs the log little.
 const BAKE_AGAIN: Duration = Duration::from_secs(1);
+/// Bakes that a step may last in all while it has too few requests to be judged by. After that it goes
+/// on, judged by what there was: an app with little traffic must finish, too.
+const BAKES_MAX: u32 = 3;
 
 /// What comes next on one node.
 enum Next {
     Step(Step),
+    /// Has baked with this share, and the gate lets it on.
+    Passed(u8),
     /// May shift when the others let it.
     Shift,
     Wait(Why),
@@ -28,16 +40,24 @@ struct Forward<'a> {
     rollout: &'a Rollout,
 }
 
-pub(super) fn progress(view: &View<'_>, generation: GenerationId, rollout: &Rollout, plan: &mut Plan) {
+pub(super) fn progress(
+    view: &View<'_>,
+    generation: GenerationId,
+    rollout: &Rollout,
+    budget: &mut Budget,
+    plan: &mut Plan,
+) {
     let Ok(record) = view.fleet.generation(view.name, generation) else { return };
     let forward = Forward { view, generation, record, rollout };
     let mut moves = Vec::new();
     let mut waits = Vec::new();
     let mut failures = Vec::new();
     let mut may_shift = Vec::new();
+    let mut passed = Vec::new();
     for (&node, step) in &rollout.steps {
         match forward.next(node, step) {
             Next::Step(step) => moves.push((node, step)),
+            Next::Passed(percent) => passed.push((node, percent)),
             Next::Shift => may_shift.push(node),
             Next::Wait(why) => waits.push((node, why)),
             Next::Fail(reason) => failures.push((node, reason)),
@@ -47,7 +67,8 @@ pub(super) fn progress(view: &View<'_>, generation: GenerationId, rollout: &Roll
     if !failures.is_empty() {
         return forward.fail(failures, plan);
     }
-    forward.shift(may_shift, &mut moves, &mut waits);
+    forward.go_on(&passed, &mut moves, &mut waits);
+    forward.shift(may_shift, budget, &mut moves, &mut waits);
     moves.sort_by_key(|(node, _)| *node);
     waits.sort_by_key(|(node, _)| *node);
     if !moves.is_empty() {
@@ -56,7 +77,7 @@ pub(super) fn progress(view: &View<'_>, generation: GenerationId, rollout: &Roll
         plan.commands.push(Transition::Complete { app: view.name.clone(), generation });
     } else if rollout.steps.is_empty() {
         return forward.turn_back("every node has left the rollout".to_owned(), plan);
-    } else if forward.is_overdue() {
+    } else if !waits.iter().any(|(_, why)| *why == Why::Promotion) && forward.is_overdue() {
         let waits: Vec<String> = waits
             .into_iter()
             .map(|(node, why)| view.waiting(generation, node, why).display(view.fleet).to_string())
@@ -82,6 +103,9 @@ impl Forward<'_> {
         let report = self.view.report(node, self.generation);
         if let Some(report) = report {
             match report.readiness {
+                Readiness::Rejected if self.gets_other_ports(node) => {
+                    return Next::Wait(Why::Preparing { detail: report.detail.clone() });
+                }
                 Readiness::Rejected => return Next::Fail(report.detail.clone()),
                 Readiness::Ready | Readiness::Serving if report.digest != self.record.digest => {
                     return Next::Wait(Why::OtherSpec);
@@ -96,9 +120,13 @@ impl Forward<'_> {
         let detail = report.map_or(String::new(), |report| report.detail.clone());
         let serves = report.is_some_and(|report| report.readiness == Readiness::Serving);
         let well = report.is_some_and(GenerationReport::is_healthy);
-        let policy = &self.record.spec.rollout;
+        let has = |percent| serves && report.is_some_and(|report| report.percent >= percent);
         let now = self.view.now;
+        let not_alive = report.and_then(GenerationReport::not_alive);
         match step {
+            Step::Shifting { .. } | Step::Monitoring { .. } if serves && not_alive.is_some() => {
+                Next::Fail(not_alive.unwrap_or_default())
+            }
             Step::Preparing { .. } if well => Next::Step(Step::Ready),
             Step::Preparing { since } => {
                 let overdue = self.overdue(*since, seen, "not ready", &detail);
@@ -108,33 +136,37 @@ impl Forward<'_> {
             Step::Ready => Next::Wait(Why::NotReady { detail }),
             // Nothing served before: there is nothing to compare with and nothing to protect.
             Step::Shifting { .. } if serves && self.rollout.from.is_none() => Next::Step(Step::Done),
-            Step::Shifting { .. } if serves => Next::Step(Step::Monitoring { since: now }),
-            Step::Shifting { since } => {
+            // With nothing to bake there is no need to write down that it begins.
+            Step::Shifting { percent, .. } if has(*percent) && well && !self.bakes() => {
+                Next::Passed(*percent)
+            }
+            Step::Shifting { percent, .. } if has(*percent) => {
+                Next::Step(Step::Monitoring { since: now, percent: *percent })
+            }
+            Step::Shifting { since, .. } => {
                 let overdue = self.overdue(*since, seen, "does not serve", &detail);
                 overdue.unwrap_or(Next::Wait(Why::Shifting { detail }))
             }
-            Step::Monitoring { since } if serves && well => {
-                let baked = now.since(*since);
-                match policy.min_healthy.checked_sub(baked) {
-                    None | Some(Duration::ZERO) => Next::Step(Step::Done),
-                    Some(left) => Next::Wait(Why::Baking { left, of: policy.min_healthy }),
-                }
-            }
-            Step::Monitoring { since } if now.since(*since) >= BAKE_AGAIN => {
-                Next::Step(Step::Monitoring { since: now })
+            Step::Monitoring { since, percent } if serves && well => self.bake(node, *since, *percent),
+            Step::Monitoring { since, percent } if now.since(*since) >= BAKE_AGAIN => {
+                Next::Step(Step::Monitoring { since: now, percent: *percent })
             }
             Step::Monitoring { .. } => Next::Wait(Why::Unwell { detail }),
             Step::Done | Step::Failed { .. } => Next::Rest,
         }
     }
 
-    fn overdue(
-        &self,
-        since: flotilla_raft_store::Timestamp,
-        seen: &ObservedNode,
-        what: &str,
-        detail: &str,
-    ) -> Option<Next> {
+    /// What was rejected is about to be asked for again on other ports.
+    fn gets_other_ports(&self, node: NodeId) -> bool {
+        let asked = |asked: &&Asked<'_>| asked.node == node && asked.generation == self.generation;
+        let asked = self.view.assigned.iter().find(asked);
+        // A report from before the exchange says nothing about it.
+        asked.is_some_and(|asked| {
+            exchangeable(self.view, asked).is_some() || !self.view.has_seen(node, asked.assignment)
+        })
+    }
+
+    fn overdue(&self, since: Timestamp, seen: &ObservedNode, what: &str, detail: &str) -> Option<Next> {
         let deadline = self.record.spec.rollout.healthy_deadline;
         let overdue = self.view.lasted(since, seen) >= deadline && self.view.observed.may_blame();
         let deadline = humantime::format_duration(deadline);
@@ -142,39 +174,177 @@ impl Forward<'_> {
         overdue.then(|| Next::Fail(format!("{what} after {deadline}: {detail}")))
     }
 
-    /// Chooses who shifts now. Where the old generation does not do well there is the least to lose, so
-    /// those nodes go first.
-    fn shift(
+    /// Whether steps are baked and judged at all.
+    fn bakes(&self) -> bool {
+        let vouched = self.rollout.promotion == Promotion::Full;
+        !vouched && self.rollout.from.is_some() && !self.record.spec.rollout.min_healthy.is_zero()
+    }
+
+    /// A bake lasts as long as this leader has watched it: what nobody has seen promotes nothing. While
+    /// too few requests came it is extended, but not for an app that nobody asks anything.
+    fn bake(&self, node: NodeId, since: Timestamp, percent: u8) -> Next {
+        let Some(from) = self.rollout.from.filter(|_| self.bakes()) else { return Next::Passed(percent) };
+        let policy = &self.record.spec.rollout;
+        let of = policy.min_healthy;
+        let window = self.view.observed.windows.get(&(self.view.name.clone(), node));
+        let seen_for = window.map_or(Duration::ZERO, |window| window.age);
+        let baked = self.view.now.since(since).min(seen_for);
+        let verdict = window.map(|window| gate::judge(&policy.abort_on, window, from));
+        let left = of.saturating_sub(baked);
+        match verdict {
+            Some(Verdict::Worse { how }) => Next::Fail(how),
+            Some(Verdict::TooFew { .. } | Verdict::AsWell) | None if !left.is_zero() => {
+                Next::Wait(Why::Baking { left, of, percent })
+            }
+            Some(Verdict::TooFew { sampled, of: needed, is_idle: false }) if baked < of * BAKES_MAX => {
+                let left = (of * BAKES_MAX).saturating_sub(baked);
+                Next::Wait(Why::Gate { sampled, of: needed, left })
+            }
+            Some(Verdict::TooFew { .. } | Verdict::AsWell) | None => Next::Passed(percent),
+        }
+    }
+
+    /// The next share of nodes that have passed one. Those that move together wait for each other.
+    fn go_on(
         &self,
-        mut may_shift: Vec<NodeId>,
+        passed: &[(NodeId, u8)],
         moves: &mut Vec<(NodeId, Step)>,
         waits: &mut Vec<(NodeId, Why)>,
     ) {
+        let since = self.view.now;
+        for &(node, percent) in passed {
+            let lags = |(other, step): (&NodeId, &Step)| {
+                let share = step.share().filter(|_| self.in_flight(*other, step));
+                let has_passed = passed.iter().any(|(passed, _)| passed == other);
+                share.is_some_and(|share| share < percent || (share == percent && !has_passed))
+            };
+            let next = self.percents().iter().copied().find(|next| *next > percent);
+            let step = match next {
+                None => Step::Done,
+                Some(next) if self.waits_for_promotion(next) => {
+                    waits.push((node, Why::Promotion));
+                    continue;
+                }
+                Some(_) if self.moves_together() && self.rollout.steps.iter().any(lags) => {
+                    waits.push((node, Why::Others));
+                    continue;
+                }
+                Some(percent) => Step::Shifting { since, percent },
+            };
+            moves.push((node, step));
+        }
+    }
+
+    /// The shares of a node that goes through all of them.
+    fn percents(&self) -> &[u8] {
+        let policy = &self.record.spec.rollout;
+        let in_one_step = self.rollout.promotion == Promotion::Full
+            || self.rollout.from.is_none()
+            || policy.strategy == RolloutStrategy::AllAtOnce;
+        if in_one_step { &[100] } else { &policy.steps }
+    }
+
+    fn moves_together(&self) -> bool {
+        let policy = &self.record.spec.rollout;
+        match policy.strategy {
+            RolloutStrategy::Rolling | RolloutStrategy::Canary => policy.canaries() > 0,
+            RolloutStrategy::BlueGreen | RolloutStrategy::AllAtOnce => true,
+        }
+    }
+
+    /// Asked once: before the last of several shares, or before the first where there is only one.
+    fn waits_for_promotion(&self, percent: u8) -> bool {
+        let asks = !self.record.spec.rollout.auto_promote && self.rollout.promotion == Promotion::AsSpecified;
+        asks && self.rollout.from.is_some() && percent == 100
+    }
+
+    /// Chooses who shifts now, and with what share.
+    fn shift(
+        &self,
+        mut may_shift: Vec<NodeId>,
+        budget: &mut Budget,
+        moves: &mut Vec<(NodeId, Step)>,
+        waits: &mut Vec<(NodeId, Why)>,
+    ) {
+        if may_shift.is_empty() {
+            return;
+        }
+        // Where the old generation does not do well there is the least to lose, so those nodes go first;
+        // then one failure domain after the other.
+        let zone =
+            |node: &NodeId| self.view.fleet.members.get(node).map(|member| (&member.region, &member.zone));
+        may_shift.sort_by_key(|node| (self.view.serves(*node), zone(node), *node));
         let steps = &self.rollout.steps;
-        let begun = steps.values().any(is_asked_to_serve);
+        let begun = steps.values().any(|step| step.share().is_some());
         let is_down = |node: &NodeId| matches!(self.view.presence(*node), Presence::Down);
         let ready =
-            |(node, step): (&NodeId, &Step)| *step == Step::Ready || is_asked_to_serve(step) || is_down(node);
-        let all_ready = steps.iter().all(ready);
-        let in_flight: Vec<NodeId> =
-            steps.iter().filter(|(node, step)| self.in_flight(**node, step)).map(|(node, _)| *node).collect();
-        let parallel = usize::try_from(self.record.spec.rollout.max_parallel).unwrap_or(usize::MAX).max(1);
+            |(node, step): (&NodeId, &Step)| *step == Step::Ready || step.share().is_some() || is_down(node);
+        let why = if !begun && !steps.iter().all(ready) {
+            Some(Why::OthersNotReady)
+        } else if !begun && !budget.take() {
+            Some(Why::Budget)
+        } else {
+            None
+        };
+        if let Some(why) = why {
+            waits.extend(may_shift.into_iter().map(|node| (node, why.clone())));
+            return;
+        }
+        let shift = |node, percent| (node, Step::Shifting { since: self.view.now, percent });
+        // Nothing serves that could be lost.
+        if self.rollout.from.is_none() {
+            moves.extend(may_shift.into_iter().map(|node| shift(node, 100)));
+            return;
+        }
+        match self.record.spec.rollout.strategy {
+            RolloutStrategy::Rolling | RolloutStrategy::Canary => {
+                self.shift_in_waves(&may_shift, moves, waits)
+            }
+            RolloutStrategy::BlueGreen | RolloutStrategy::AllAtOnce => {
+                // One that comes late joins the others where they are. The new generation is ready on
+                // every node that moves, and the old one warm behind it.
+                let least = steps.values().filter_map(Step::share).min();
+                let percent = least.unwrap_or(self.percents()[0]);
+                if !begun && self.waits_for_promotion(percent) {
+                    waits.extend(may_shift.into_iter().map(|node| (node, Why::Promotion)));
+                } else {
+                    moves.extend(may_shift.into_iter().map(|node| shift(node, percent)));
+                }
+            }
+        }
+    }
+
+    /// First the canaries, through all shares; then the others, `max_parallel` at a time.
+    fn shift_in_waves(
+        &self,
+        may_shift: &[NodeId],
+        moves: &mut Vec<(NodeId, Step)>,
+        waits: &mut Vec<(NodeId, Why)>,
+    ) {
+        let (policy, steps) = (&self.record.spec.rollout, &self.rollout.steps);
         let since = self.view.now;
-        may_shift.sort_by_key(|node| (self.view.serves(*node), *node));
+        let count = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
+        let canaries = count(policy.canaries()).min(steps.len());
+        let done = steps.values().filter(|step| **step == Step::Done).count();
+        let mut in_flight = steps.iter().filter(|(node, step)| self.in_flight(**node, step)).count();
         let mut shifting = Vec::new();
-        for node in may_shift {
-            let why = if !begun && !all_ready {
-                Why::OthersNotReady
-            } else if self.rollout.from.is_none() {
-                moves.push((node, Step::Shifting { since }));
-                continue;
-            } else if in_flight.len() + shifting.len() >= parallel {
-                Why::Turn
+        for &node in may_shift {
+            let is_canary = done < canaries;
+            let (limit, percent) = match (is_canary, canaries) {
+                (true, _) => (canaries - done, self.percents()[0]),
+                (false, 0) => (count(policy.max_parallel).max(1), self.percents()[0]),
+                (false, _) => (count(policy.max_parallel).max(1), 100),
+            };
+            let why = if !is_canary && canaries > 0 && self.waits_for_promotion(percent) {
+                Why::Promotion
+            } else if in_flight >= limit {
+                if is_canary { Why::Canaries } else { Why::Turn }
             } else if self.takes_the_last_replica(node, &shifting) {
                 Why::LastReplica
             } else {
+                in_flight += 1;
                 shifting.push(node);
-                moves.push((node, Step::Shifting { since }));
+                moves.push((node, Step::Shifting { since, percent }));
                 continue;
             };
             waits.push((node, why));
@@ -185,7 +355,7 @@ impl Forward<'_> {
     /// have baked: were it the new generation that took it down, the next node must not follow at once.
     fn in_flight(&self, node: NodeId, step: &Step) -> bool {
         match step {
-            Step::Shifting { since } | Step::Monitoring { since } => match self.view.presence(node) {
+            Step::Shifting { since, .. } | Step::Monitoring { since, .. } => match self.view.presence(node) {
                 Presence::Live(_) | Presence::Unknown => true,
                 Presence::Down => self.view.now.since(*since) < self.record.spec.rollout.min_healthy,
             },
@@ -247,7 +417,12 @@ impl Forward<'_> {
 
     fn turn_back(&self, reason: String, plan: &mut Plan) {
         let (app, generation) = (self.view.name.clone(), self.generation);
-        plan.commands.push(if self.record.spec.rollout.auto_rollback {
+        // A rollback is not rolled back: what it came from was worse.
+        let is_rollback = self.view.app.history.back().is_some_and(|last| match last.cause {
+            Cause::Applied => false,
+            Cause::RolledBackTo { .. } => true,
+        });
+        plan.commands.push(if self.record.spec.rollout.auto_rollback && !is_rollback {
             Transition::RollBack { app, generation, reason }
         } else {
             Transition::Pause { app, generation, reason }
@@ -258,12 +433,14 @@ impl Forward<'_> {
 /// Never waits for a bake, and never turns round again: it waits until the nodes are back at `from`.
 pub(super) fn go_back(view: &View<'_>, generation: GenerationId, rollout: &Rollout, plan: &mut Plan) {
     let from = rollout.from.unwrap_or_default();
-    let mut back = true;
+    let mut waits = Vec::new();
     for asked in view.asked(Desired::Serve).filter(|asked| asked.generation == from) {
         let node = asked.node;
         let seen_all = view.assigned.iter().filter(|other| other.node == node);
         let seen_all = seen_all.into_iter().all(|other| view.has_seen(node, other.assignment));
         let report = view.report(node, from);
+        let left = |report: &GenerationReport| report.readiness != Readiness::Serving;
+        let has_left = view.report(node, generation).is_none_or(left);
         let why = match view.presence(node) {
             Presence::Down => {
                 plan.waiting.push(view.waiting(from, node, Why::Down));
@@ -271,22 +448,15 @@ pub(super) fn go_back(view: &View<'_>, generation: GenerationId, rollout: &Rollo
             }
             Presence::Unknown => Why::NotHeard,
             Presence::Live(_) => match report {
-                Some(report) if report.readiness == Readiness::Serving && seen_all => continue,
+                Some(report) if report.readiness == Readiness::Serving && seen_all && has_left => continue,
                 Some(report) => Why::GoingBack { detail: report.detail.clone() },
                 None => Why::GoingBack { detail: String::new() },
             },
         };
-        back = false;
-        plan.waiting.push(view.waiting(from, node, why));
+        waits.push(view.waiting(from, node, why));
     }
-    if back {
+    if waits.is_empty() {
         plan.commands.push(Transition::RolledBack { app: view.name.clone(), generation });
     }
-}
-
-fn is_asked_to_serve(step: &Step) -> bool {
-    match step {
-        Step::Shifting { .. } | Step::Monitoring { .. } | Step::Done => true,
-        Step::Preparing { .. } | Step::Ready | Step::Failed { .. } => false,
-    }
+    plan.waiting.extend(waits);
 }

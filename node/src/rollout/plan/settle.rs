@@ -6,7 +6,10 @@ use flotilla_raft_store::{Desired, GenerationId, NodeId, Timestamp, Transition};
 use flotilla_spec::Replicas;
 
 use super::{Asked, Plan, View, Why};
-use crate::rollout::{observed::Readiness, placement};
+use crate::rollout::{
+    observed::Readiness,
+    placement::{self, Nodes},
+};
 
 /// Drain, then Remove, then forget: each when the node has said that the one before is over.
 pub(super) fn retire(view: &View<'_>, plan: &mut Plan) {
@@ -80,10 +83,14 @@ pub(super) fn rearrange(view: &View<'_>, finished: bool, plan: &mut Plan) {
         return;
     }
     let wanted = wanted(view, serving.unwrap_or(view.app.wanted));
-    for asked in view.assigned.iter().filter(|asked| is_asked_for(asked)) {
-        let unwanted = serving == Some(asked.generation) && !wanted.contains(&asked.node);
-        if unwanted || view.is_leaving(asked.node) {
+    for asked in view.assigned.iter().filter(|asked| is_asked_for(asked) && !view.is_away(asked.node)) {
+        let surplus = serving == Some(asked.generation) && !wanted.contains(&asked.node);
+        let leaving = view.is_leaving(asked.node);
+        // There is no hurry to take away what is only too much.
+        if leaving || (surplus && wanted.iter().all(|node| view.serves(*node))) {
             give_back(view, asked, &wanted, plan);
+        } else if surplus {
+            plan.waiting.push(view.waiting(asked.generation, asked.node, Why::LastToServe));
         }
     }
     if let Some(serving) = serving {
@@ -94,16 +101,22 @@ pub(super) fn rearrange(view: &View<'_>, finished: bool, plan: &mut Plan) {
 /// Cheap, because it is asked of every app every time: nothing is collected and nobody ranked.
 fn is_settled(view: &View<'_>, serving: GenerationId) -> bool {
     let Ok(record) = view.fleet.generation(view.name, serving) else { return true };
-    let on = || view.asked(Desired::Serve).filter(|asked| asked.generation == serving);
+    let on = || {
+        let asked = view.asked(Desired::Serve).filter(|asked| asked.generation == serving);
+        asked.filter(|asked| !view.is_away(asked.node))
+    };
     let has = |node: NodeId| on().any(|asked| asked.node == node);
     let may_have = |node: NodeId| {
         let member = view.fleet.members.get(&node);
         member.is_some_and(|member| placement::may_have(&record.spec.placement, member, has(node)))
     };
     let count = on().count();
-    let enough = match record.spec.placement.replicas {
+    let enough = match view.fleet.replicas(&record.spec) {
         Replicas::Count(wanted) => u32::try_from(count) == Ok(wanted),
-        Replicas::All => view.fleet.members.keys().filter(|node| may_have(**node)).count() == count,
+        Replicas::All => {
+            let members = view.fleet.members.keys().filter(|node| !view.observed.is_lost(**node));
+            members.filter(|node| may_have(**node)).count() == count
+        }
     };
     enough && on().all(|asked| may_have(asked.node))
 }
@@ -112,9 +125,35 @@ fn wanted(view: &View<'_>, generation: GenerationId) -> BTreeSet<NodeId> {
     let Ok(record) = view.fleet.generation(view.name, generation) else { return BTreeSet::new() };
     let current = view.assigned.iter().filter(|asked| asked.generation == generation && is_asked_for(asked));
     let current = current.map(|asked| asked.node).collect();
-    let live =
-        view.fleet.members.keys().copied().filter(|node| view.observed.live(*node).is_some()).collect();
-    placement::place(view.fleet, &record.spec, &current, &live).into_iter().collect()
+    let around = view.around();
+    let nodes = Nodes { live: &around.live, lost: &around.lost };
+    let mut loads = around.loads.borrow_mut();
+    let wanted = placement::place_among(view.fleet, &record.spec, &current, nodes, &loads);
+    for node in wanted.iter().filter(|node| !current.contains(node)) {
+        loads.add(*node, &record.spec);
+    }
+    wanted.into_iter().collect()
+}
+
+/// Ports that the cluster chose, and that a process of others turned out to have.
+pub(super) fn choose_other_ports(view: &View<'_>, plan: &mut Plan) {
+    for asked in view.assigned.iter().filter(|asked| is_asked_for(asked)) {
+        if let Some(taken) = exchangeable(view, asked) {
+            let (node, app, generation) = (asked.node, view.name.clone(), asked.generation);
+            plan.commands.push(Transition::ChoosePorts { node, app, generation, taken });
+        }
+    }
+}
+
+/// The ports of others that keep a generation from being prepared, if there are others to be had.
+pub(super) fn exchangeable(view: &View<'_>, asked: &Asked<'_>) -> Option<Vec<u16>> {
+    let report = view.report(asked.node, asked.generation)?;
+    let is_rejected = report.readiness == Readiness::Rejected && !report.taken_ports.is_empty();
+    if !is_rejected || !view.has_seen(asked.node, asked.assignment) {
+        return None;
+    }
+    let other = view.fleet.other_ports(asked.node, view.name, asked.generation, &report.taken_ports);
+    other.is_ok().then(|| report.taken_ports.clone())
 }
 
 /// Not before another node serves; unless there is none that could.

@@ -9,11 +9,12 @@ use std::{
     time::Duration,
 };
 
-use flotilla_proxy::Phase;
+use flotilla_proxy::{Phase, Tally};
 use flotilla_raft_store::{
-    ApplyApp, Availability, Change, Fleet, GenerationState, NodeId, Reply, RolloutState, Step, Transition,
+    ApplyApp, Availability, Change, Fleet, GenerationState, NodeId, Promotion, Reply, RolloutState, Steer,
+    Step, Transition,
 };
-use flotilla_spec::AppName;
+use flotilla_spec::{AppName, RolloutStrategy};
 
 use super::{
     plan,
@@ -22,11 +23,12 @@ use super::{
 use crate::{
     agent::{
         Key,
-        plan::{self as agent, Action},
+        plan::{self as agent, Action, Stand},
     },
     rollout::{
         observed::{GenerationReport, Observed, ObservedNode, Readiness},
         placement,
+        window::Windows,
     },
 };
 
@@ -69,9 +71,11 @@ struct Node {
     cut_off: bool,
     /// What it has applied.
     fleet: Fleet,
-    running: BTreeMap<Key, Phase>,
+    running: BTreeMap<Key, Stand>,
     pins: BTreeMap<Key, u64>,
     rejected: BTreeSet<Key>,
+    /// Totals of what each generation did here, since the process began.
+    tallies: BTreeMap<Key, Tally>,
     /// Its targets pass their checks.
     well: bool,
     /// Something else holds the ports that it is asked to bind.
@@ -85,6 +89,7 @@ struct World {
     /// What the leader has heard: since when without a gap, when last, and what.
     heard: BTreeMap<NodeId, (u64, u64, ObservedNode)>,
     leads_since: u64,
+    windows: Windows,
     told: bool,
     /// The kinds of transitions that were made.
     seen: BTreeSet<&'static str>,
@@ -104,6 +109,7 @@ impl World {
             nodes,
             heard: BTreeMap::new(),
             leads_since: 0,
+            windows: Windows::default(),
             told,
             seen: BTreeSet::new(),
         }
@@ -140,6 +146,7 @@ impl World {
                 node.running.clear();
                 node.pins.clear();
                 node.rejected.clear();
+                node.tallies.clear();
             }),
             13..18 => self.with(id, "starts", |node| node.up = true),
             18..20 => self.with(id, "is cut off", |node| node.cut_off = true),
@@ -149,6 +156,17 @@ impl World {
             28 => self.with(id, "has its ports taken", |node| node.rejects = true),
             29..31 => self.with(id, "has its ports back", |node| node.rejects = false),
             31..33 => self.new_leader(id),
+            35..39 => {
+                let steer = self.random.pick(&[
+                    Steer::Pause,
+                    Steer::Resume,
+                    Steer::Resume,
+                    Steer::Promote { full: false },
+                    Steer::Promote { full: true },
+                    Steer::Abort,
+                ]);
+                self.user(Change::Steer { app: name, if_version: None, steer });
+            }
             33 if self.nodes.len() > 3 => {
                 self.user(Change::SetAvailability { node: id, availability: Availability::Left });
                 self.nodes.remove(&id);
@@ -174,6 +192,7 @@ impl World {
         self.log.take_control(id);
         self.heard.clear();
         self.leads_since = self.log.now.0;
+        self.windows = Windows::default();
     }
 
     fn user(&mut self, change: Change) {
@@ -188,8 +207,18 @@ impl World {
         let replicas = self.random.pick(&["\"all\"", "1", "2", "3"]);
         let parallel = 1 + self.random.below(3);
         let auto_rollback = self.random.chance(80);
+        let strategy = self.random.pick(&[
+            r#""strategy":"rolling""#,
+            r#""strategy":"rolling""#,
+            r#""strategy":"rolling","steps":[10,100]"#,
+            r#""strategy":"canary","steps":[1,50,100]"#,
+            r#""strategy":"canary","steps":[5,100],"canary":2,"auto_promote":false"#,
+            r#""strategy":"blue_green","auto_promote":false"#,
+            r#""strategy":"blue_green","steps":[50,100]"#,
+            r#""strategy":"all_at_once""#,
+        ]);
         let tables = format!(
-            r#","rollout":{{"min_healthy":"3s","healthy_deadline":"20s","progress_deadline":"40s","drain":"5s",
+            r#","rollout":{{{strategy},"min_healthy":"3s","healthy_deadline":"20s","progress_deadline":"40s","drain":"5s",
             "max_parallel":{parallel},"auto_rollback":{auto_rollback}}},"placement":{{"replicas":{replicas}}}"#
         );
         let spec = spec(name.as_str(), &listen, &tables);
@@ -204,14 +233,16 @@ impl World {
         placement::place(fleet, spec, &current, &fleet.members.keys().copied().collect())
     }
 
-    fn observed(&self) -> Observed {
+    fn observed(&mut self) -> Observed {
         let now = self.log.now.0;
         let reports = self.heard.iter().map(|(id, (since, at, observed))| {
             let (age, live_for) = (Duration::from_millis(now - at), Duration::from_millis(now - since));
             (*id, ObservedNode { age, live_for, ..observed.clone() })
         });
         let leader_for = Duration::from_millis(now - self.leads_since);
-        Observed { reports: reports.collect(), leader_for, silence_max: SILENCE_MAX }
+        let reports = reports.collect();
+        let windows = self.windows.look(&self.log.fleet, &reports, self.log.now);
+        Observed { reports, windows, leader_for, silence_max: SILENCE_MAX, ..Observed::default() }
     }
 
     /// `mishap`: how often, in percent, a node lags, a report is lost, a leader dies with its commands.
@@ -221,6 +252,7 @@ impl World {
         for id in ids {
             let lags = self.random.chance(mishap);
             let pins = self.random.below(3);
+            let requests = self.random.below(400);
             let loses_report = self.random.chance(mishap);
             let node = self.nodes.get_mut(&id).unwrap();
             if !node.up {
@@ -230,6 +262,7 @@ impl World {
                 node.fleet = self.log.fleet.clone();
             }
             node.act(id, pins);
+            node.serve_clients(requests);
             if !node.cut_off && !loses_report {
                 self.hear(id);
             }
@@ -243,6 +276,7 @@ impl World {
                 return;
             }
             let before = self.log.fleet.clone();
+            check_standstill(&before, &transition);
             let answer = self.log.apply(Change::Coordinate { term, transition: transition.clone() });
             self.tell(|| format!("{transition:?} -> {answer:?}"));
             self.seen.insert(kind(&transition));
@@ -264,7 +298,10 @@ impl World {
             age: Duration::ZERO,
             live_for: Duration::ZERO,
             applied: node.fleet.index,
+            stopping: false,
             generations: node.reports(),
+            tallies: node.tallies.clone(),
+            ..ObservedNode::default()
         };
         self.heard.insert(id, (since, now, observed));
     }
@@ -293,7 +330,14 @@ impl World {
         let fleet = &self.log.fleet;
         for (name, app) in &fleet.apps {
             let (generation, rollout) = fleet.newest_rollout(name).unwrap();
-            if app.deleted || !rollout.state.is_finished() {
+            // What waits for a user waits for ever.
+            let policy = &fleet.generations[&(name.clone(), generation)].spec.rollout;
+            let asks = !policy.auto_promote && rollout.promotion == Promotion::AsSpecified;
+            if asks && rollout.state == RolloutState::Progressing {
+                continue;
+            }
+            let stands = rollout.state.is_finished() || rollout.state == RolloutState::Paused;
+            if app.deleted || !stands {
                 return Some(format!("{name}: deleted {}, {generation} is {:?}", app.deleted, rollout.state));
             }
             for (id, node) in &self.nodes {
@@ -331,14 +375,16 @@ impl Node {
             running: BTreeMap::new(),
             pins: BTreeMap::new(),
             rejected: BTreeSet::new(),
+            tallies: BTreeMap::new(),
             well: true,
             rejects: false,
         }
     }
 
     fn serves(&self, app: &AppName) -> Option<flotilla_raft_store::GenerationId> {
-        let serving = self.running.iter().find(|((name, _), phase)| name == app && **phase == Phase::Serving);
-        serving.map(|((_, generation), _)| *generation)
+        let serving =
+            self.running.iter().filter(|((name, _), stand)| name == app && stand.0 == Phase::Serving);
+        serving.map(|((_, generation), _)| *generation).max()
     }
 
     /// Does what the agent does. What served must go on serving, unless it is asked to go away.
@@ -348,16 +394,19 @@ impl Node {
             APPS.iter().map(|name| app(name)).filter(|name| self.serves(name).is_some()).collect();
         self.rejected.clear();
         loop {
-            let mut actions = agent::plan(&assigned, &self.running, |_| Duration::ZERO);
+            let rejected = |key: &Key| self.rejected.contains(key);
+            let mut actions = agent::plan(&assigned, &self.running, rejected, |_| Duration::ZERO);
             actions.retain(|action| !self.rejected.contains(action.key()));
             if actions.is_empty() {
                 break;
             }
             for action in actions {
-                self.carry_out(action, pins);
+                if !self.rejected.contains(action.key()) {
+                    self.carry_out(action, pins);
+                }
             }
         }
-        self.running.retain(|key, phase| *phase != Phase::Removing || self.pins.get(key) != Some(&0));
+        self.running.retain(|key, stand| stand.0 != Phase::Removing || self.pins.get(key) != Some(&0));
         self.pins.values_mut().for_each(|pins| *pins = pins.saturating_sub(1));
         for name in served {
             if self.fleet.takes_traffic(id, &name).is_some() {
@@ -369,29 +418,52 @@ impl Node {
     fn carry_out(&mut self, action: Action, pins: u64) {
         match action {
             Action::Prepare { key } if self.rejects => drop(self.rejected.insert(key)),
-            Action::Prepare { key } => drop(self.running.insert(key, Phase::Prepared)),
+            Action::Prepare { key } => drop(self.running.insert(key, (Phase::Prepared, 0))),
             Action::Serve { key } if self.running.contains_key(&key) => {
-                for (other, phase) in &mut self.running {
-                    if other.0 == key.0 && *phase == Phase::Serving {
-                        *phase = Phase::Prepared;
-                    }
-                }
-                self.running.insert(key, Phase::Serving);
+                self.let_go(&key.0);
+                self.running.insert(key, (Phase::Serving, 100));
             }
-            Action::Serve { key } => drop(self.rejected.insert(key)),
+            Action::Share { key, percent, rest }
+                if self.running.contains_key(&key) && self.running.contains_key(&(key.0.clone(), rest)) =>
+            {
+                self.let_go(&key.0);
+                self.running.insert((key.0.clone(), rest), (Phase::Serving, 100 - percent));
+                self.running.insert(key, (Phase::Serving, percent));
+            }
+            Action::Serve { key } | Action::Share { key, .. } => drop(self.rejected.insert(key)),
             Action::Drain { key } => {
                 self.pins.insert(key.clone(), pins * 4);
-                self.running.insert(key, Phase::Draining);
+                self.running.insert(key, (Phase::Draining, 0));
             }
             Action::Remove { key, .. } => {
                 self.pins.entry(key.clone()).or_insert(0);
-                self.running.insert(key, Phase::Removing);
+                self.running.insert(key, (Phase::Removing, 0));
             }
         }
     }
 
+    /// What served stays warm.
+    fn let_go(&mut self, app: &AppName) {
+        for (other, stand) in &mut self.running {
+            if other.0 == *app && stand.0 == Phase::Serving {
+                *stand = (Phase::Prepared, 0);
+            }
+        }
+    }
+
+    /// What clients made of it since the last time: a generation whose number is divisible by four
+    /// answers a third of all requests with 5xx.
+    fn serve_clients(&mut self, requests: u64) {
+        for (key, (_, percent)) in &self.running {
+            let count = requests * u64::from(*percent) / 100;
+            let tally = self.tallies.entry(key.clone()).or_default();
+            tally.requests += count;
+            tally.errors += if key.1.0.is_multiple_of(4) { count / 3 } else { 0 };
+        }
+    }
+
     fn reports(&self) -> BTreeMap<Key, GenerationReport> {
-        let running = self.running.iter().map(|(key, phase)| {
+        let running = self.running.iter().map(|(key, (phase, percent))| {
             let missing = || "0 of 1 targets are healthy".to_owned();
             let (readiness, detail) = match phase {
                 Phase::Prepared if self.well => (Readiness::Ready, String::new()),
@@ -401,7 +473,8 @@ impl Node {
                 Phase::Draining | Phase::Removing => (Readiness::Draining, String::new()),
             };
             let pins = self.pins.get(key).copied().unwrap_or(0);
-            (key.clone(), GenerationReport { detail, pins, ..report(&self.fleet, key, readiness) })
+            let percent = *percent;
+            (key.clone(), GenerationReport { detail, pins, percent, ..report(&self.fleet, key, readiness) })
         });
         let rejected = self.rejected.iter().map(|key| {
             let detail = "port is in use".to_owned();
@@ -423,7 +496,11 @@ fn check_replicas(before: &Fleet, after: &Fleet, observed: &Observed, transition
         let steps = fleet.rollouts[&key].steps.iter();
         steps.filter(|(_, step)| matches!(step, Step::Shifting { .. })).map(|(node, _)| *node).collect()
     };
-    let moving = shifting(after);
+    // A node whose share grows serves both generations, and well: only its first share is a risk.
+    let had_share = |node: &NodeId| before.rollouts[&key].steps.get(node).and_then(Step::share).is_some();
+    let moved = shifting(before);
+    let moving: BTreeSet<NodeId> =
+        shifting(after).into_iter().filter(|node| moved.contains(node) || !had_share(node)).collect();
     let live = |node: &NodeId| observed.live(*node);
     let serves_well = |node: &NodeId| {
         let reports = live(node).into_iter().flat_map(|report| &report.generations);
@@ -432,13 +509,26 @@ fn check_replicas(before: &Fleet, after: &Fleet, observed: &Observed, transition
         of_app.any(|(_, report)| report.readiness == Readiness::Serving && report.is_healthy())
     };
     let ready: BTreeSet<NodeId> = after.members.keys().copied().filter(serves_well).collect();
-    let moved = shifting(before);
     let takes_some = moving.difference(&moved).any(|node| ready.contains(node));
-    if after.rollouts[&key].from.is_none() || !takes_some {
+    let together = match after.generations[&key].spec.rollout.strategy {
+        RolloutStrategy::Rolling | RolloutStrategy::Canary => false,
+        RolloutStrategy::BlueGreen | RolloutStrategy::AllAtOnce => true,
+    };
+    if together || after.rollouts[&key].from.is_none() || !takes_some {
         return;
     }
     let alone = after.rollouts[&key].steps.keys().filter(|node| live(node).is_some()).count() == 1;
     assert!(alone || !ready.is_subset(&moving), "{moving:?} shift, and only {ready:?} serve well");
+}
+
+/// What a user has paused moves only by a user's word.
+fn check_standstill(before: &Fleet, transition: &Transition) {
+    let (Transition::Advance { app, generation, .. } | Transition::Complete { app, generation }) = transition
+    else {
+        return;
+    };
+    let state = before.rollouts[&(app.clone(), *generation)].state;
+    assert_ne!(state, RolloutState::Paused, "{transition:?} of a paused rollout");
 }
 
 fn kind(transition: &Transition) -> &'static str {
@@ -451,6 +541,10 @@ fn kind(transition: &Transition) -> &'static str {
         Transition::Assign { .. } => "assign",
         Transition::Forget { .. } => "forget",
         Transition::Place { .. } => "place",
+        Transition::Note { .. } => "note",
+        Transition::ChoosePorts { .. } => "choose ports",
+        Transition::AdvanceDrain { .. } => "drain",
+        Transition::Scale { .. } => "scale",
     }
 }
 
@@ -480,5 +574,5 @@ fn rollouts_come_to_rest_after_any_trouble() {
         kinds.into_iter().for_each(|kind| *seen.entry(kind).or_insert(0) += 1);
     }
     // Guards the simulation itself: trouble that never leads to a rollback proves nothing about one.
-    assert_eq!(seen.len(), 8, "the runs came no further than {seen:?}");
+    assert_eq!(seen.len(), 9, "the runs came no further than {seen:?}");
 }

@@ -11,14 +11,14 @@ use flotilla_spec::{AppName, AppSpec};
 use crate::rollout::observed::{GenerationReport, Readiness};
 
 #[derive(Default)]
-pub(super) struct Log {
-    pub(super) fleet: Fleet,
+pub(crate) struct Log {
+    pub(crate) fleet: Fleet,
     index: u64,
-    pub(super) now: Timestamp,
+    pub(crate) now: Timestamp,
 }
 
 impl Log {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut log = Self::default();
         let change =
             Change::InitCluster { id: ClusterId("c1".into()), name: "fra".into(), member: member("n1") };
@@ -26,50 +26,53 @@ impl Log {
         log
     }
 
-    pub(super) fn apply(&mut self, change: Change) -> Answer {
+    pub(crate) fn apply(&mut self, change: Change) -> Answer {
         self.index += 1;
         let answer = self.fleet.apply(self.index, &Command { request: None, time: self.now, change });
         assert_eq!(self.fleet.check(), Ok(()));
         answer
     }
 
-    pub(super) fn take_control(&mut self, node: NodeId) {
+    pub(crate) fn take_control(&mut self, node: NodeId) {
         let term = self.fleet.cluster.controller.term + 1;
         self.apply(Change::TakeControl { term, node }).unwrap();
     }
 
-    pub(super) fn pass(&mut self, time: Duration) {
+    pub(crate) fn pass(&mut self, time: Duration) {
         self.now = Timestamp(self.now.0 + u64::try_from(time.as_millis()).unwrap());
     }
 }
 
-pub(super) fn member(name: &str) -> Member {
+pub(crate) fn member(name: &str) -> Member {
     Member {
         name: name.to_owned(),
         region: "fra".to_owned(),
         zone: format!("zone-of-{name}"),
         cluster_address: format!("{name}:7400"),
         admin_address: format!("{name}:7401"),
+        traffic_address: name.to_owned(),
         labels: Default::default(),
         port_pool: (20_000, 29_999),
         reserved_ports: Vec::new(),
         availability: Availability::Active,
+        drain: None,
+        weight: 100,
         binary_version: "0.1.0".to_owned(),
     }
 }
 
-pub(super) fn app(name: &str) -> AppName {
+pub(crate) fn app(name: &str) -> AppName {
     AppName::parse(name).unwrap()
 }
 
 /// `listen` and further tables as JSON.
-pub(super) fn spec(app: &str, listen: &str, tables: &str) -> AppSpec {
+pub(crate) fn spec(app: &str, listen: &str, tables: &str) -> AppSpec {
     let json = format!(r#"{{"name":"{app}","listen":[{listen}],"targets":["10.0.0.1:80"]{tables}}}"#);
     AppSpec::from_json(json.as_bytes()).unwrap_or_else(|err| panic!("{json}: {err}"))
 }
 
 /// What a node that does as it is asked says of one generation; `None` when it has let go of it.
-pub(super) fn obedient(
+pub(crate) fn obedient(
     fleet: &Fleet,
     node: NodeId,
     key: &(AppName, GenerationId),
@@ -77,21 +80,30 @@ pub(super) fn obedient(
 ) -> Option<GenerationReport> {
     let readiness = match asked.desired {
         Desired::Prepare => Readiness::Ready,
-        Desired::Serve if fleet.takes_traffic(node, &key.0) == Some(key.1) => Readiness::Serving,
+        Desired::Serve if share(fleet, node, key) > 0 => Readiness::Serving,
         Desired::Serve => Readiness::Ready,
         Desired::Drain => Readiness::Draining,
         Desired::Remove => return None,
     };
-    Some(report(fleet, key, readiness))
+    let percent = if asked.desired == Desired::Serve { share(fleet, node, key) } else { 0 };
+    Some(GenerationReport { percent, ..report(fleet, key, readiness) })
 }
 
-pub(super) fn report(fleet: &Fleet, key: &(AppName, GenerationId), readiness: Readiness) -> GenerationReport {
+fn share(fleet: &Fleet, node: NodeId, key: &(AppName, GenerationId)) -> u8 {
+    fleet.traffic(node, &key.0).map_or(0, |traffic| traffic.share_of(key.1))
+}
+
+pub(crate) fn report(fleet: &Fleet, key: &(AppName, GenerationId), readiness: Readiness) -> GenerationReport {
     GenerationReport {
         readiness,
+        percent: if readiness == Readiness::Serving { 100 } else { 0 },
         detail: String::new(),
         warnings: Vec::new(),
         digest: fleet.generations.get(key).map_or([0; 32], |generation| generation.digest),
         pins: 0,
         targets: Vec::new(),
+        taken_ports: Vec::new(),
+        probes: Vec::new(),
+        repairs: 0,
     }
 }

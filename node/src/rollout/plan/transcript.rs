@@ -9,8 +9,13 @@
 //! obey [N..]                these nodes, or all that are up, do what they are asked and report it
 //! report N APP/new READINESS [pins=N] [digest=other] [: detail]
 //!                           of the wanted generation; APP/old: of the one before it
+//! traffic N APP/new requests=N [errors=N] [unreached=N] [resets=N] [slow=N]
+//!                           so much more has that generation done there
+//! steer APP pause|resume|promote|promote-in-full|abort
 //! down N.. | up N..         stops reporting; reports again
 //! node N AVAILABILITY
+//! drain N deadline=T quiet=T [leaves]   begins a drain of the node
+//! load N connections=N quiet=T          what it carries; quiet grows with time
 //! leader N                  a new leader, that has heard of nobody yet
 //! tick [TIME] [lost]        time passes, then plan and apply until nothing is left to do; or the
 //!                           commands of one plan are lost with the leader that made it
@@ -25,7 +30,10 @@ use std::{
     time::Duration,
 };
 
-use flotilla_raft_store::{ApplyApp, Availability, Change, GenerationId, NodeId, Reply, Step, Transition};
+use flotilla_proxy::Tally;
+use flotilla_raft_store::{
+    ApplyApp, Availability, Change, GenerationId, NodeId, Reply, Steer, Step, Transition,
+};
 use flotilla_spec::AppName;
 
 use super::{
@@ -33,8 +41,9 @@ use super::{
     testing::{Log, app, member, obedient, report, spec},
 };
 use crate::rollout::{
-    observed::{GenerationReport, Observed, ObservedNode, Readiness},
+    observed::{GenerationReport, NodeLoad, Observed, ObservedNode, Readiness},
     placement,
+    window::Windows,
 };
 
 const SILENCE_MAX: Duration = Duration::from_millis(1500);
@@ -44,6 +53,7 @@ const ROUNDS_MAX: usize = 20;
 struct Story {
     log: Log,
     leader_for: Duration,
+    windows: Windows,
     nodes: BTreeMap<NodeId, Node>,
 }
 
@@ -53,7 +63,10 @@ struct Node {
     heard: bool,
     live_for: Duration,
     applied: u64,
+    connections: u64,
+    quiet_for: Duration,
     generations: BTreeMap<(AppName, GenerationId), GenerationReport>,
+    tallies: BTreeMap<(AppName, GenerationId), Tally>,
 }
 
 impl Story {
@@ -79,6 +92,18 @@ impl Story {
             ["report", name, generation, readiness, settings @ ..] => {
                 self.report(name, generation, readiness, settings, detail);
             }
+            ["traffic", name, generation, settings @ ..] => self.traffic(name, generation, settings),
+            ["steer", name, word] => {
+                let steer = match *word {
+                    "pause" => Steer::Pause,
+                    "resume" => Steer::Resume,
+                    "promote" => Steer::Promote { full: false },
+                    "promote-in-full" => Steer::Promote { full: true },
+                    "abort" => Steer::Abort,
+                    other => panic!("{other} is no word"),
+                };
+                self.change(Change::Steer { app: app(name), if_version: None, steer }, out);
+            }
             ["down", names @ ..] => self.set_up(names, false),
             ["up", names @ ..] => self.set_up(names, true),
             ["node", name, availability] => {
@@ -91,9 +116,31 @@ impl Story {
                 };
                 self.change(Change::SetAvailability { node: self.node(name), availability }, out);
             }
+            ["drain", name, terms @ ..] => {
+                let node = self.node(name);
+                let time = |key: &str| {
+                    let value = terms.iter().find_map(|term| term.strip_prefix(key));
+                    humantime::parse_duration(value.unwrap()).unwrap()
+                };
+                let (deadline, quiet) = (time("deadline="), time("quiet="));
+                let leaves = terms.contains(&"leaves");
+                self.change(Change::DrainNode { node, deadline, quiet, leaves, cut: false }, out);
+            }
+            ["load", name, terms @ ..] => {
+                let id = self.node(name);
+                let node = self.nodes.get_mut(&id).unwrap();
+                for term in terms {
+                    match term.split_once('=').unwrap() {
+                        ("connections", count) => node.connections = count.parse().unwrap(),
+                        ("quiet", time) => node.quiet_for = humantime::parse_duration(time).unwrap(),
+                        (other, _) => panic!("{other} is no load"),
+                    }
+                }
+            }
             ["leader", name] => {
                 self.log.take_control(self.node(name));
                 self.leader_for = Duration::ZERO;
+                self.windows = Windows::default();
                 self.nodes
                     .values_mut()
                     .for_each(|node| (node.heard, node.live_for) = (false, Duration::ZERO));
@@ -116,9 +163,17 @@ impl Story {
 
     fn add(&mut self, node: NodeId) {
         let applied = self.log.fleet.index;
-        let generations = BTreeMap::new();
-        self.nodes
-            .insert(node, Node { up: true, heard: true, live_for: Duration::ZERO, applied, generations });
+        let silent = Node {
+            up: true,
+            heard: true,
+            live_for: Duration::ZERO,
+            applied,
+            connections: 0,
+            quiet_for: Duration::ZERO,
+            generations: BTreeMap::new(),
+            tallies: BTreeMap::new(),
+        };
+        self.nodes.insert(node, silent);
     }
 
     fn join(&mut self, names: &[&str]) {
@@ -136,7 +191,9 @@ impl Story {
         let (mut rollout, mut placement) = (Vec::new(), Vec::new());
         for setting in settings {
             let (key, value) = setting.split_once('=').unwrap();
-            let quoted = if value.ends_with('s') || value.ends_with('m') {
+            let is_word =
+                value.starts_with(|c: char| c.is_ascii_lowercase()) && !["true", "false"].contains(&value);
+            let quoted = if is_word || value.ends_with('s') || value.ends_with('m') {
                 format!("{value:?}")
             } else {
                 value.into()
@@ -186,14 +243,9 @@ impl Story {
     }
 
     fn report(&mut self, name: &str, generation: &str, readiness: &str, settings: &[&str], detail: &str) {
-        let (name_of_app, generation) = generation.split_once('/').unwrap();
         let id = self.node(name);
         let fleet = &self.log.fleet;
-        let wanted = fleet.apps[&app(name_of_app)].wanted;
-        let of_app = fleet.generations_of(&app(name_of_app)).map(|(generation, _)| generation);
-        let before = of_app.filter(|generation| *generation < wanted).max();
-        let generation = if generation == "new" { wanted } else { before.unwrap() };
-        let key = (app(name_of_app), generation);
+        let key = self.key(generation);
         let node = self.nodes.get_mut(&id).unwrap();
         node.applied = fleet.index;
         let readiness = match readiness {
@@ -216,6 +268,41 @@ impl Story {
         node.generations.insert(key, report);
     }
 
+    /// More of what a generation did on a node.
+    fn traffic(&mut self, name: &str, generation: &str, settings: &[&str]) {
+        let (id, key) = (self.node(name), self.key(generation));
+        let tally = self.nodes.get_mut(&id).unwrap().tallies.entry(key).or_default();
+        for setting in settings {
+            let (what, count) = setting.split_once('=').unwrap();
+            let count: u64 = count.parse().unwrap();
+            match what {
+                "requests" => {
+                    tally.requests += count;
+                    tally.latency[0] += count;
+                }
+                "errors" => tally.errors += count,
+                "unreached" => tally.unreached += count,
+                "resets" => tally.resets += count,
+                "slow" => {
+                    tally.latency[0] -= count;
+                    tally.latency[12] += count;
+                }
+                _ => panic!("what is `{setting}`?"),
+            }
+        }
+    }
+
+    /// `web/new`: what is wanted; `web/old`: what it comes from, or else the one before.
+    fn key(&self, generation: &str) -> (AppName, GenerationId) {
+        let (name, generation) = generation.split_once('/').unwrap();
+        let fleet = &self.log.fleet;
+        let wanted = fleet.apps[&app(name)].wanted;
+        let of_app = fleet.generations_of(&app(name)).map(|(generation, _)| generation);
+        let before = of_app.filter(|generation| *generation < wanted).max();
+        let from = fleet.newest_rollout(&app(name)).and_then(|(_, rollout)| rollout.from);
+        (app(name), if generation == "new" { wanted } else { from.or(before).unwrap() })
+    }
+
     fn set_up(&mut self, names: &[&str], up: bool) {
         for name in names {
             let id = self.node(name);
@@ -224,14 +311,36 @@ impl Story {
         }
     }
 
-    fn observed(&self) -> Observed {
+    fn observed(&mut self) -> Observed {
         let up = self.nodes.iter().filter(|(_, node)| node.up && node.heard);
         let reports = up.map(|(id, node)| {
             let age = Duration::ZERO;
             let (live_for, applied, generations) = (node.live_for, node.applied, node.generations.clone());
-            (*id, ObservedNode { age, live_for, applied, generations })
+            let load = NodeLoad { quiet_for: node.quiet_for, ..NodeLoad::default() };
+            let connections = node.connections;
+            let tallies = node.tallies.clone();
+            (
+                *id,
+                ObservedNode {
+                    age,
+                    live_for,
+                    applied,
+                    connections,
+                    load,
+                    generations,
+                    tallies,
+                    ..ObservedNode::default()
+                },
+            )
         });
-        Observed { reports: reports.collect(), leader_for: self.leader_for, silence_max: SILENCE_MAX }
+        let reports = reports.collect();
+        Observed {
+            windows: self.windows.look(&self.log.fleet, &reports, self.log.now),
+            reports,
+            leader_for: self.leader_for,
+            silence_max: SILENCE_MAX,
+            ..Observed::default()
+        }
     }
 
     fn tick(&mut self, rest: &[&str], out: &mut String) {
@@ -242,6 +351,7 @@ impl Story {
         self.leader_for += time;
         for node in self.nodes.values_mut() {
             node.live_for += time;
+            node.quiet_for += time;
             node.heard |= self.leader_for >= Duration::from_millis(500);
         }
         for _ in 0..ROUNDS_MAX {
@@ -255,6 +365,9 @@ impl Story {
                 return;
             }
             if made.commands.is_empty() {
+                for (node, why) in &made.drains {
+                    writeln!(out, "{} drains: {}", self.log.fleet.node_name(*node), why.join("; ")).unwrap();
+                }
                 for waiting in &made.waiting {
                     writeln!(out, "waiting: {}", waiting.display(&self.log.fleet)).unwrap();
                 }
@@ -278,8 +391,10 @@ impl Story {
                     let step = match step {
                         Step::Preparing { .. } => "preparing".to_owned(),
                         Step::Ready => "ready".to_owned(),
-                        Step::Shifting { .. } => "shifting".to_owned(),
-                        Step::Monitoring { .. } => "monitoring".to_owned(),
+                        Step::Shifting { percent: 100, .. } => "shifting".to_owned(),
+                        Step::Shifting { percent, .. } => format!("shifting {percent} %"),
+                        Step::Monitoring { percent: 100, .. } => "monitoring".to_owned(),
+                        Step::Monitoring { percent, .. } => format!("monitoring {percent} %"),
                         Step::Done => "done".to_owned(),
                         Step::Failed { reason } => format!("failed ({reason})"),
                     };
@@ -296,6 +411,14 @@ impl Story {
             }
             Transition::Forget { node, generation, .. } => format!("forget {} {generation}", name(node)),
             Transition::Place { node, generation, .. } => format!("place {generation} on {}", name(node)),
+            Transition::Note { node, message, .. } => format!("note of {}: {message}", name(node)),
+            Transition::ChoosePorts { node, generation, taken, .. } => {
+                format!("choose other ports for {generation} on {} than {taken:?}", name(node))
+            }
+            Transition::AdvanceDrain { node, phase, why } => format!("drain {}: {phase}: {why}", name(node)),
+            Transition::Scale { app, replicas, short, reason } => {
+                format!("scale {app} to {replicas}, {short} short: {reason}")
+            }
         }
     }
 
@@ -303,7 +426,12 @@ impl Story {
         let fleet = &self.log.fleet;
         for node in fleet.members.keys() {
             let asked = fleet.assignments_of(*node, app).map(|(generation, asked)| {
-                let traffic = if fleet.takes_traffic(*node, app) == Some(generation) { "*" } else { "" };
+                let traffic =
+                    match fleet.traffic(*node, app).map_or(0, |traffic| traffic.share_of(generation)) {
+                        0 => String::new(),
+                        100 => "*".to_owned(),
+                        percent => format!(" {percent} %"),
+                    };
                 format!("{generation} {:?}{traffic}", asked.desired).to_lowercase()
             });
             let asked: Vec<String> = asked.collect();
@@ -316,8 +444,12 @@ impl Story {
 
 /// Every line that is not output stays as it is; output is what the plan says now.
 fn retell(text: &str) -> String {
-    let mut story =
-        Story { log: Log::default(), leader_for: Duration::from_secs(60), nodes: BTreeMap::new() };
+    let mut story = Story {
+        log: Log::default(),
+        leader_for: Duration::from_secs(60),
+        windows: Windows::default(),
+        nodes: BTreeMap::new(),
+    };
     let mut told = String::new();
     let mut out = String::new();
     let mut is_output = false;

@@ -27,6 +27,20 @@ pub(crate) enum Why {
     OthersNotReady,
     /// As many as may shift at a time do.
     Turn,
+    /// The canaries are not done.
+    Canaries,
+    /// A node that moves together with others has passed its bake, and they have not.
+    Others,
+    /// The user has to say that it goes on.
+    Promotion,
+    /// As many apps as may shift at a time do.
+    Budget,
+    /// The bake is over, and there were too few requests to judge by.
+    Gate {
+        sampled: u64,
+        of: u64,
+        left: Duration,
+    },
     /// No other node serves the app well now.
     LastReplica,
     /// It was ready, and is not now.
@@ -39,6 +53,7 @@ pub(crate) enum Why {
     Baking {
         left: Duration,
         of: Duration,
+        percent: u8,
     },
     /// The bake begins again when the node is well.
     Unwell {
@@ -102,9 +117,20 @@ impl fmt::Display for Text<'_> {
             Why::Shifting { detail } => {
                 write!(f, "generation {generation} asked to serve{}", because(detail))
             }
-            Why::Baking { left, of } => {
+            Why::Baking { left, of, percent } => {
                 let (left, of) = (seconds(*left), seconds(*of));
-                write!(f, "generation {generation} ready, waiting for {left} s of {of} s bake")
+                let at = if *percent == 100 { "ready".to_owned() } else { format!("at {percent} %") };
+                write!(f, "generation {generation} {at}, waiting for {left} s of {of} s bake")
+            }
+            Why::Canaries => write!(f, "generation {generation} ready, waiting for the canaries"),
+            Why::Others => write!(f, "generation {generation} did well, waiting for the nodes beside it"),
+            Why::Promotion => {
+                write!(f, "generation {generation} waits to be promoted: `flotilla rollout promote`")
+            }
+            Why::Budget => write!(f, "generation {generation} ready, waiting until fewer apps shift"),
+            Why::Gate { sampled, of, left } => {
+                let left = seconds(*left);
+                write!(f, "gate: {sampled} of {of} requests sampled, for {left} s more at most")
             }
             Why::Unwell { detail } => {
                 write!(f, "generation {generation} serves, and its bake begins again{}", because(detail))

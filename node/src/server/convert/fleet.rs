@@ -3,14 +3,16 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use flotilla_api::v1;
+use flotilla_proxy::Tally;
 use flotilla_raft_store::{
-    App, AppChanged, Assignment, Availability, Cause, Desired, Fleet, GenerationId, Member, NodeId, Outcome,
-    Rollout, RolloutState, Step,
+    App, AppChanged, Assignment, Availability, Cause, Desired, Drain, Fleet, GenerationId, Member, NodeId,
+    Outcome, Rollout, RolloutState, Steer, Step,
 };
-use flotilla_spec::{AppName, Listen, Protocol};
+use flotilla_spec::{AppName, Listen, Protocol, RolloutStrategy};
 use openraft::ServerState;
 
 use super::{Malformed, required};
@@ -19,7 +21,10 @@ use crate::{
     replica::Replica,
     reports::{Report, Reports},
     rollout::{
-        observed::{GenerationReport, Readiness, Resolution, TargetReport},
+        observed::{
+            AppLoad, GenerationReport, NodeLoad, ProbeKind, ProbeReport, ProbeState, Readiness, Resolution,
+            TargetReport,
+        },
         plan::Waiting,
     },
 };
@@ -39,12 +44,13 @@ pub(crate) fn member_to_pb(member: &Member) -> v1::MemberSpec {
         port_pool_to: member.port_pool.1.into(),
         reserved_ports: member.reserved_ports.iter().copied().map(u32::from).collect(),
         version: member.binary_version.clone(),
+        weight: member.weight,
+        traffic_address: member.traffic_address.clone(),
     }
 }
 
 pub(crate) fn member(member: Option<v1::MemberSpec>) -> Result<Member, Malformed> {
     let member = required(member, "member")?;
-    let port = |port: u32| u16::try_from(port).map_err(|_| Malformed(format!("{port} is not a port")));
     Ok(Member {
         name: member.name,
         region: member.region,
@@ -55,7 +61,40 @@ pub(crate) fn member(member: Option<v1::MemberSpec>) -> Result<Member, Malformed
         port_pool: (port(member.port_pool_from)?, port(member.port_pool_to)?),
         reserved_ports: member.reserved_ports.into_iter().map(port).collect::<Result<_, _>>()?,
         availability: Availability::Active,
+        drain: None,
+        weight: member.weight,
         binary_version: member.version,
+        traffic_address: member.traffic_address,
+    })
+}
+
+fn port(port: u32) -> Result<u16, Malformed> {
+    u16::try_from(port).map_err(|_| Malformed(format!("{port} is not a port")))
+}
+
+fn load_to_pb(load: &NodeLoad) -> v1::NodeLoad {
+    let apps = load.apps.iter().map(|(app, load)| v1::AppLoad {
+        app: app.to_string(),
+        connections: load.connections,
+        begun_per_second: load.begun_per_second,
+    });
+    v1::NodeLoad {
+        quiet_ms: u64::try_from(load.quiet_for.as_millis()).unwrap_or(u64::MAX),
+        cpu_percent: load.cpu_percent,
+        apps: apps.collect(),
+    }
+}
+
+fn load(load: v1::NodeLoad) -> Result<NodeLoad, Malformed> {
+    let apps = load.apps.into_iter().map(|of_app| {
+        let app = AppName::parse(&of_app.app).map_err(|err| Malformed(err.to_string()))?;
+        let v1::AppLoad { connections, begun_per_second, .. } = of_app;
+        Ok((app, AppLoad { connections, begun_per_second }))
+    });
+    Ok(NodeLoad {
+        quiet_for: Duration::from_millis(load.quiet_ms),
+        cpu_percent: load.cpu_percent,
+        apps: apps.collect::<Result<_, Malformed>>()?,
     })
 }
 
@@ -65,11 +104,15 @@ pub(crate) fn report_to_pb(report: &Report, envelope: Option<v1::Envelope>) -> v
             app: app.to_string(),
             generation: generation.0,
             readiness: readiness_to_pb(report.readiness).into(),
+            percent: report.percent.into(),
             detail: report.detail.clone(),
             warnings: report.warnings.clone(),
             digest: report.digest.to_vec(),
             pins: report.pins,
             targets: report.targets.iter().map(target_to_pb).collect(),
+            taken_ports: report.taken_ports.iter().copied().map(u32::from).collect(),
+            probes: report.probes.iter().map(probe_to_pb).collect(),
+            repairs: report.repairs,
         });
     v1::NodeReport {
         envelope,
@@ -80,6 +123,10 @@ pub(crate) fn report_to_pb(report: &Report, envelope: Option<v1::Envelope>) -> v
         store_bytes: report.store_bytes,
         generations: generations.collect(),
         same_generations: report.generations.is_none(),
+        load: Some(load_to_pb(&report.load)),
+        stopping: report.stopping,
+        told_drain: report.told_drain.iter().map(ToString::to_string).collect(),
+        tallies: report.tallies.iter().map(tally_to_pb).collect(),
     }
 }
 
@@ -88,29 +135,60 @@ pub(crate) fn report(report: v1::NodeReport) -> Result<Report, Malformed> {
         let app = AppName::parse(&report.app).map_err(|err| Malformed(err.to_string()))?;
         let digest = report.digest.try_into().map_err(|_| Malformed("a digest has 32 bytes".to_owned()))?;
         let targets = report.targets.into_iter().map(target).collect::<Result<_, _>>()?;
+        let probes = report.probes.into_iter().map(probe).collect::<Result<_, _>>()?;
         let readiness = readiness(report.readiness)?;
         let key = (app, GenerationId(report.generation));
         Ok((
             key,
             GenerationReport {
                 readiness,
+                percent: u8::try_from(report.percent).unwrap_or(u8::MAX),
                 detail: report.detail,
                 warnings: report.warnings,
                 digest,
                 pins: report.pins,
                 targets,
+                taken_ports: report.taken_ports.into_iter().map(port).collect::<Result<_, _>>()?,
+                probes,
+                repairs: report.repairs,
             },
         ))
     });
     let generations = generations.collect::<Result<BTreeMap<_, _>, Malformed>>()?;
+    let told_drain = report.told_drain.iter().map(|app| AppName::parse(app));
+    let told_drain = told_drain.collect::<Result<_, _>>().map_err(|err| Malformed(err.to_string()))?;
     Ok(Report {
+        load: report.load.map(load).transpose()?.unwrap_or_default(),
+        tallies: report.tallies.into_iter().map(tally).collect::<Result<_, _>>()?,
         sequence: report.sequence,
         incarnation: report.incarnation,
         applied: report.applied,
         connections: report.connections,
         store_bytes: report.store_bytes,
+        stopping: report.stopping,
+        told_drain,
         generations: (!report.same_generations).then_some(generations),
     })
+}
+
+fn tally_to_pb(((app, generation), tally): (&(AppName, GenerationId), &Tally)) -> v1::GenerationTally {
+    v1::GenerationTally {
+        app: app.to_string(),
+        generation: generation.0,
+        requests: tally.requests,
+        errors: tally.errors,
+        unreached: tally.unreached,
+        resets: tally.resets,
+        latency: tally.latency.to_vec(),
+    }
+}
+
+fn tally(tally: v1::GenerationTally) -> Result<((AppName, GenerationId), Tally), Malformed> {
+    let app = AppName::parse(&tally.app).map_err(|err| Malformed(err.to_string()))?;
+    let latency = tally.latency.try_into().map_err(|_| Malformed("other latency buckets".to_owned()))?;
+    let v1::GenerationTally { requests, errors, unreached, resets, .. } = tally;
+    let read = Tally { requests, errors, unreached, resets, latency };
+    Ok(((app, GenerationId(tally.generation)), read))
 }
 
 fn readiness_to_pb(readiness: Readiness) -> v1::generation_report::Readiness {
@@ -173,6 +251,42 @@ fn target(target: v1::TargetReport) -> Result<TargetReport, Malformed> {
     })
 }
 
+fn probe_to_pb(probe: &ProbeReport) -> v1::ProbeStatus {
+    v1::ProbeStatus {
+        name: probe.name.clone(),
+        kind: match probe.kind {
+            ProbeKind::Readiness => "readiness",
+            ProbeKind::Liveness => "liveness",
+        }
+        .to_owned(),
+        state: match probe.state {
+            ProbeState::Pending => "pending",
+            ProbeState::Passing => "passing",
+            ProbeState::Failing => "failing",
+        }
+        .to_owned(),
+        detail: probe.detail.clone(),
+    }
+}
+
+fn probe(probe: v1::ProbeStatus) -> Result<ProbeReport, Malformed> {
+    Ok(ProbeReport {
+        kind: match probe.kind.as_str() {
+            "readiness" => ProbeKind::Readiness,
+            "liveness" => ProbeKind::Liveness,
+            other => return Err(Malformed(format!("probe kind `{other}` is unknown"))),
+        },
+        state: match probe.state.as_str() {
+            "pending" => ProbeState::Pending,
+            "passing" => ProbeState::Passing,
+            "failing" => ProbeState::Failing,
+            other => return Err(Malformed(format!("probe state `{other}` is unknown"))),
+        },
+        name: probe.name,
+        detail: probe.detail,
+    })
+}
+
 pub(crate) fn app_changed_to_pb(changed: &AppChanged) -> v1::AppChanged {
     v1::AppChanged {
         app: changed.app.to_string(),
@@ -214,7 +328,7 @@ pub(crate) fn app_to_pb(fleet: &Fleet, name: &AppName) -> Option<v1::App> {
         state: app_state(fleet, name, app).to_owned(),
         listen: app.spec.listen.iter().map(listen_to_text).collect(),
         targets: app.spec.targets.iter().map(|target| target.address.clone()).collect(),
-        policy: policy_to_text(app.spec.balance.policy).to_owned(),
+        policy: app.spec.balance.policy.name().to_owned(),
         nodes_serving: count(placed.iter().filter(|serves| **serves).count()),
         nodes_placed: count(placed.len()),
     })
@@ -234,14 +348,7 @@ fn app_state(fleet: &Fleet, name: &AppName, app: &App) -> &'static str {
     }
 }
 
-fn policy_to_text(policy: flotilla_spec::Policy) -> &'static str {
-    match policy {
-        flotilla_spec::Policy::P2c => "p2c",
-        flotilla_spec::Policy::RoundRobin => "round_robin",
-    }
-}
-
-fn protocol_to_text(protocol: Protocol) -> &'static str {
+pub(super) fn protocol_to_text(protocol: Protocol) -> &'static str {
     match protocol {
         Protocol::Tcp => "tcp",
         Protocol::Http => "http",
@@ -263,7 +370,7 @@ pub(crate) fn description_to_pb(
     let nodes = fleet.assignments.iter().flat_map(|(&node, assignments)| {
         let ours = assignments.iter().filter(|((app, _), _)| app == name);
         ours.map(move |(key, assignment)| {
-            node_generation_to_pb(fleet, node, key.1, assignment, reports.generation(node, key))
+            node_generation_to_pb(fleet, node, key.clone(), assignment, reports.generation(node, key))
         })
     });
     let newest =
@@ -281,7 +388,7 @@ pub(crate) fn description_to_pb(
 fn node_generation_to_pb(
     fleet: &Fleet,
     node: NodeId,
-    generation: GenerationId,
+    key: (AppName, GenerationId),
     assignment: &Assignment,
     report: Option<GenerationReport>,
 ) -> v1::NodeGeneration {
@@ -294,15 +401,27 @@ fn node_generation_to_pb(
     });
     v1::NodeGeneration {
         node: fleet.node_name(node),
-        generation: generation.0,
+        generation: key.1.0,
         desired: desired_to_text(assignment.desired).to_owned(),
         readiness: report.as_ref().map_or("unknown", |report| readiness_to_text(report.readiness)).to_owned(),
         digest: report.as_ref().map(|report| hex(&report.digest)).unwrap_or_default(),
         ports: assignment.ports.iter().copied().map(u32::from).collect(),
         targets: targets.collect(),
+        digest_matches: matches(fleet, &key, report.as_ref()),
         pins: report.as_ref().map_or(0, |report| report.pins),
+        probes: report.iter().flat_map(|report| &report.probes).map(probe_to_pb).collect(),
+        repairs: report.as_ref().map_or(0, |report| report.repairs),
         detail: report.map(|report| report.detail).unwrap_or_default(),
     }
+}
+
+/// The node has exactly the spec of the generation ready, or serves it.
+fn matches(fleet: &Fleet, key: &(AppName, GenerationId), report: Option<&GenerationReport>) -> bool {
+    let digest = fleet.generations.get(key).map(|generation| generation.digest);
+    report.is_some_and(|report| match report.readiness {
+        Readiness::Ready | Readiness::Serving => Some(report.digest) == digest,
+        Readiness::Preparing | Readiness::Draining | Readiness::Removed | Readiness::Rejected => false,
+    })
 }
 
 fn history_to_pb(entry: &flotilla_raft_store::HistoryEntry) -> v1::HistoryEntry {
@@ -356,7 +475,8 @@ pub(crate) fn rollout_to_pb(
         let history = fleet.apps.get(app).map(|app| &app.history)?;
         history.iter().find(|entry| entry.generation == generation).map(|entry| entry.version)
     };
-    let finished = rollout.state.is_finished();
+    // Nothing more happens by itself.
+    let finished = rollout.state.is_finished() || rollout.state == RolloutState::Paused;
     Some(v1::Rollout {
         app: app.to_string(),
         from: rollout.from.map_or(0, |from| from.0),
@@ -374,6 +494,12 @@ pub(crate) fn rollout_to_pb(
             .collect(),
         from_version: rollout.from.and_then(version).unwrap_or(0),
         to_version: version(generation).unwrap_or(0),
+        digest: fleet.generations.get(&key).map(|record| hex(&record.digest)).unwrap_or_default(),
+        strategy: fleet
+            .generations
+            .get(&key)
+            .map(|record| strategy_to_text(&record.spec.rollout))
+            .unwrap_or_default(),
     })
 }
 
@@ -389,6 +515,7 @@ fn steps_to_pb(
         let detail =
             if failure.is_empty() { report.as_ref().map_or("", |report| &report.detail) } else { failure };
         v1::RolloutStep {
+            percent: percent_of(fleet, node, key).into(),
             node: fleet.node_name(node),
             step: step.to_owned(),
             detail: detail.to_owned(),
@@ -397,10 +524,45 @@ fn steps_to_pb(
                 .map_or("unknown", |report| readiness_to_text(report.readiness))
                 .to_owned(),
             live: reports.is_live(node),
+            digest: report.as_ref().map(|report| hex(&report.digest)).unwrap_or_default(),
+            digest_matches: matches(fleet, key, report.as_ref()),
             warnings: report.map(|report| report.warnings).unwrap_or_default(),
         }
     });
     steps.collect()
+}
+
+/// The share of the clients that the generation is asked to take there.
+fn percent_of(fleet: &Fleet, node: NodeId, (app, generation): &(AppName, GenerationId)) -> u8 {
+    fleet.traffic(node, app).map_or(0, |traffic| traffic.share_of(*generation))
+}
+
+fn strategy_to_text(rollout: &flotilla_spec::Rollout) -> String {
+    let nodes = |count: u32| if count == 1 { "1 node".to_owned() } else { format!("{count} nodes") };
+    let who = match (rollout.strategy, rollout.canaries()) {
+        (RolloutStrategy::BlueGreen, _) => "blue_green".to_owned(),
+        (RolloutStrategy::AllAtOnce, _) => "all_at_once".to_owned(),
+        (RolloutStrategy::Rolling | RolloutStrategy::Canary, 0) => {
+            format!("rolling, {} at a time", nodes(rollout.max_parallel))
+        }
+        (RolloutStrategy::Rolling | RolloutStrategy::Canary, count) => format!("canary on {}", nodes(count)),
+    };
+    let steps: Vec<String> = rollout.steps.iter().map(|percent| format!("{percent} %")).collect();
+    let steps = if steps.len() > 1 { format!(", {}", steps.join(" -> ")) } else { String::new() };
+    let asks = if rollout.auto_promote { "" } else { ", to be promoted" };
+    format!("{who}{steps}{asks}")
+}
+
+pub(crate) fn steer(word: i32) -> Result<Steer, Malformed> {
+    use v1::steer_rollout_request::Word;
+    match Word::try_from(word) {
+        Ok(Word::Pause) => Ok(Steer::Pause),
+        Ok(Word::Resume) => Ok(Steer::Resume),
+        Ok(Word::Promote) => Ok(Steer::Promote { full: false }),
+        Ok(Word::PromoteInFull) => Ok(Steer::Promote { full: true }),
+        Ok(Word::Abort) => Ok(Steer::Abort),
+        Ok(Word::Unspecified) | Err(_) => Err(Malformed("no word to a rollout".to_owned())),
+    }
 }
 
 fn step_to_text(step: &Step) -> (&'static str, &str) {
@@ -459,6 +621,7 @@ pub(crate) fn nodes_to_pb(replica: &Replica) -> Vec<v1::Node> {
     let metrics = replica.raft.metrics().borrow().clone();
     let voters: BTreeSet<NodeId> = metrics.membership_config.membership().voter_ids().collect();
     let leads = metrics.state == ServerState::Leader;
+    let drains = replica.drains.borrow().clone();
     let node = |(&id, member): (&NodeId, &Arc<Member>)| {
         let report = replica.reports.of(id);
         let live = replica.reports.is_live(id);
@@ -479,11 +642,26 @@ pub(crate) fn nodes_to_pb(replica: &Replica) -> Vec<v1::Node> {
             })),
             connections: report.as_ref().map_or(0, |(_, report)| report.connections),
             store_bytes: report.as_ref().map_or(0, |(_, report)| report.store_bytes),
+            weight: member.weight,
+            cpu_percent: report.as_ref().map_or(0, |(_, report)| report.load.cpu_percent),
+            drain: member.drain.map(|drain| drain_to_pb(&drain, drains.get(&id))),
             report_age_ms: report.map(|(age, _)| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
         }
     };
     let present = fleet.members.iter().filter(|(_, member)| member.availability != Availability::Left);
     present.map(node).collect()
+}
+
+fn drain_to_pb(drain: &Drain, waiting: Option<&Vec<String>>) -> v1::Drain {
+    v1::Drain {
+        phase: drain.phase.to_string(),
+        over: drain.phase.is_over(),
+        since_ms: drain.since.0,
+        started_ms: drain.started.0,
+        deadline_ms: drain.deadline.0,
+        leaves: drain.leaves,
+        waiting: waiting.cloned().unwrap_or_default(),
+    }
 }
 
 fn role(node: NodeId, leader: Option<NodeId>, voters: &BTreeSet<NodeId>) -> &'static str {
@@ -587,6 +765,12 @@ fn app_plan_to_pb(before: &Fleet, after: &Fleet, changed: &AppChanged) -> v1::Ap
             node_plans(before, after, changed)
         },
         warnings: Vec::new(),
+        rollout: match changed.outcome {
+            Outcome::Created | Outcome::Changed => {
+                new.map(|app| strategy_to_text(&app.spec.rollout)).unwrap_or_default()
+            }
+            Outcome::Unchanged | Outcome::Deleted => String::new(),
+        },
     }
 }
 
