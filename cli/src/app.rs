@@ -9,6 +9,7 @@ mod list;
 mod plan;
 mod ports;
 mod rollback;
+mod scale;
 mod validate;
 
 use clap::Subcommand;
@@ -32,6 +33,7 @@ pub(crate) enum Verb {
     History(history::Args),
     Get(get::Args),
     Rollback(rollback::Args),
+    Scale(scale::Args),
     Delete(delete::Args),
     Ports(ports::Args),
 }
@@ -46,6 +48,7 @@ pub(crate) fn run(verb: Verb, shell: &Shell) -> Result<Exit, Failure> {
         Verb::Describe(args) => shell.block_on(describe::run(args, shell)),
         Verb::History(args) => shell.block_on(history::run(args, shell)),
         Verb::Get(args) => shell.block_on(get::run(args, shell)),
+        Verb::Scale(args) => shell.block_on(scale::run(args, shell)),
         Verb::Rollback(args) => shell.block_on(rollback::run(args, shell)),
         Verb::Delete(args) => shell.block_on(delete::run(args, shell)),
         Verb::Ports(args) => shell.block_on(ports::run(args, shell)),

@@ -5,11 +5,11 @@ use std::{future::Future, time::Duration};
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    app, bench,
+    app, balancer, bench,
     client::Client,
     cluster, completion, dev,
     exit::{Exit, Failure},
-    explain, node,
+    explain, lb, node,
     output::{ColorChoice, Format, Output},
     proxy, rollout,
 };
@@ -112,6 +112,22 @@ pub(crate) enum Verb {
   flotilla rollout status web --watch"
     )]
     Rollout(rollout::Verb),
+    /// Tell load balancers outside where apps serve, and see whether they know
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  flotilla balancer list
+  flotilla balancer add haproxy edge --address 10.0.0.9:9999 --app web"
+    )]
+    Balancer(balancer::Verb),
+    /// Write the configuration of a load balancer that the fleet does not reach
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  flotilla lb export haproxy > haproxy.cfg
+  flotilla lb export nginx --servers-only --file /etc/nginx/flotilla.conf --watch --exec 'nginx -s reload'"
+    )]
+    Lb(lb::Verb),
     /// Ask through a proxy and count what comes back: also as `flotilla ping` and so on
     #[command(
         subcommand,

@@ -13,7 +13,7 @@ const fn explained(code: &'static str, title: &'static str, text: &'static str) 
     Explained { code, title, text }
 }
 
-pub(crate) const CODES: [Explained; 25] = [
+pub(crate) const CODES: [Explained; 31] = [
     explained(
         "E0100",
         "the spec is invalid",
@@ -85,6 +85,43 @@ pub(crate) const CODES: [Explained; 25] = [
         "the request is older than the last one",
         "Requests of one client are numbered, so that a repeated one happens once. This one arrived after a later one \
          of the same client and was ignored.",
+    ),
+    explained(
+        "E0307",
+        "the rollout cannot be told that",
+        "A rollout is paused, resumed, promoted or aborted only while it is on its way. One that has completed is undone \
+         with `flotilla app rollback APP`; one that goes back already ends by itself; and one that promotes itself has \
+         nothing to promote, except with --full, which skips the bakes and gates that are left.",
+    ),
+    explained(
+        "E0308",
+        "it is the last node",
+        "A cluster has at least one node, so the last one cannot be removed from it. To end the cluster stop the \
+         process and remove its data directory.",
+    ),
+    explained(
+        "E0309",
+        "the node is in another state",
+        "A node that gives its traffic up can neither be cordoned nor uncordoned, and only such a node can be undrained. \
+         `flotilla node list` shows the state of each node.",
+    ),
+    explained(
+        "E0320",
+        "there is no such balancer",
+        "No load balancer of this name was added, or it has been removed. `flotilla balancer list` shows those that are.",
+    ),
+    explained(
+        "E0321",
+        "there is such a balancer already",
+        "A load balancer of this name was added before, with other settings, and was left as it is. Give the new one \
+         another name, or change what is there with --replace.",
+    ),
+    explained(
+        "E0322",
+        "the balancer cannot be told with these settings",
+        "The message says which setting cannot work. A unix socket needs --node, because it is on one machine; a port \
+         that nodes open for a balancer must be free on all of them, and no app may have it afterwards; a check port \
+         is for exactly one app. `flotilla balancer add KIND --help` explains each.",
     ),
     explained(
         "E0400",

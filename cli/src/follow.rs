@@ -19,7 +19,7 @@ use tonic::{Code, Status};
 
 pub(crate) use self::render::{body, head, versions};
 use self::{
-    render::{Ending, ending, verdict},
+    render::{Ending, behind, ending, is_ready, verdict},
     screen::Screen,
 };
 use crate::{
@@ -44,6 +44,19 @@ pub(crate) struct Followed {
     pub(crate) generation: u64,
 }
 
+/// How far a rollout is followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Until {
+    Ready,
+    Finished,
+}
+
+impl Until {
+    fn is_met(self, rollout: &Rollout) -> bool {
+        rollout.finished || (self == Self::Ready && is_ready(rollout))
+    }
+}
+
 pub(crate) struct Followings {
     /// In the order in which they finished.
     pub(crate) rollouts: Vec<Rollout>,
@@ -55,6 +68,7 @@ pub(crate) async fn follow(
     shell: &Shell,
     client: &mut Client,
     followed: Vec<Followed>,
+    until: Until,
 ) -> Result<Followings, Failure> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     client.learn().await;
@@ -64,11 +78,16 @@ pub(crate) async fn follow(
     let deadline = started + shell.rollout_within();
 
     let client = &*client;
-    let mut watches = stream::iter(followed.into_iter().map(|one| {
-        let screen = &screen;
-        async move { (watch(client, |rollout| screen.show(rollout), &one, deadline).await, one.app) }
-    }))
-    .buffer_unordered(WATCHES_MAX);
+    let mut watches =
+        stream::iter(
+            followed.into_iter().map(|one| {
+                let screen = &screen;
+                async move {
+                    (watch(client, |rollout| screen.show(rollout), &one, until, deadline).await, one.app)
+                }
+            }),
+        )
+        .buffer_unordered(WATCHES_MAX);
 
     let mut followings = Followings { rollouts: Vec::new(), exit: Exit::Done };
     loop {
@@ -90,7 +109,7 @@ pub(crate) async fn follow(
             }
         };
         screen.finished(&rollout.app, || say(&shell.output, &rollout, started.elapsed()))?;
-        if ending(&rollout) != Ending::Serves {
+        if rollout.finished && ending(&rollout) != Ending::Serves {
             followings.exit = Exit::Failed;
         }
         followings.rollouts.push(rollout);
@@ -100,11 +119,19 @@ pub(crate) async fn follow(
 
 /// The finished rollout, without showing the way there.
 pub(crate) async fn finished(client: &Client, one: &Followed, deadline: Instant) -> Result<Rollout, Failure> {
-    watch(client, |_| {}, one, deadline).await
+    watch(client, |_| {}, one, Until::Finished, deadline).await
 }
 
 /// Success is an answer, anything else an error.
 fn say(output: &Output, rollout: &Rollout, elapsed: Duration) -> Result<(), Failure> {
+    if !rollout.finished {
+        let (app, version) = (&rollout.app, rollout.to_version);
+        output.note(format!(
+            "✓ {app} {version} is ready on every live node; it goes on: {}",
+            reattach(std::slice::from_ref(app))
+        ));
+        return Ok(());
+    }
     match (ending(rollout), output.format) {
         (Ending::Serves, Format::Table | Format::Wide) => {
             output.print(&verdict(rollout, elapsed, output.stdout))?;
@@ -122,9 +149,11 @@ async fn watch(
     client: &Client,
     show: impl Fn(&Rollout),
     one: &Followed,
+    until: Until,
     deadline: Instant,
 ) -> Result<Rollout, Failure> {
     let mut not_found_since = None;
+    let mut last: Option<Rollout> = None;
     loop {
         let request = WatchRolloutRequest { app: one.app.clone(), generation: one.generation };
         let opened = client.open(async |channel| fleet(channel).watch_rollout(request.clone()).await).await;
@@ -133,13 +162,14 @@ async fn watch(
             Ok(mut opened) => {
                 let broken = loop {
                     match timeout_at(deadline, opened.stream.message()).await {
-                        Err(_) => return Err(unfinished(&one.app)),
+                        Err(_) => return Err(unfinished(&one.app, last.as_ref())),
                         Ok(Ok(Some(rollout))) => {
                             not_found_since = None;
                             show(&rollout);
-                            if rollout.finished {
+                            if until.is_met(&rollout) {
                                 return Ok(rollout);
                             }
+                            last = Some(rollout);
                         }
                         Ok(Ok(None)) => break None,
                         Ok(Err(status)) => break Some(status),
@@ -160,7 +190,7 @@ async fn watch(
             Some(_) | None => {}
         }
         if Instant::now() + REOPEN_PAUSE > deadline {
-            return Err(unfinished(&one.app));
+            return Err(unfinished(&one.app, last.as_ref()));
         }
         sleep(REOPEN_PAUSE).await;
     }
@@ -171,8 +201,13 @@ fn is_final(status: &Status) -> bool {
     exit::server_code(status).is_some() && !exit::is_transient(status)
 }
 
-fn unfinished(app: &str) -> Failure {
-    Failure::new(Exit::Unreachable, format!("the rollout of `{app}` has not finished within --timeout"))
+fn unfinished(app: &str, last: Option<&Rollout>) -> Failure {
+    let behind = last.map(behind).filter(|behind| !behind.is_empty());
+    let behind = behind.map_or(String::new(), |behind| format!("; behind: {behind}"));
+    Failure::new(
+        Exit::Unreachable,
+        format!("the rollout of `{app}` has not finished within --timeout{behind}"),
+    )
 }
 
 fn detached(apps: &[String]) -> String {

@@ -2,8 +2,8 @@
 //! out here, so that renaming a field of the protocol does not rename one of theirs.
 
 use flotilla_api::v1::{
-    App, AppChanged, AppDescription, AppPlan, ClusterStatusReply, HistoryEntry, Node, NodeGeneration,
-    PortAssignment, Rollout, app_changed::Outcome,
+    App, AppChanged, AppDescription, AppPlan, Balancer, BalancerStatus, ClusterStatusReply, HistoryEntry,
+    Node, NodeGeneration, PortAssignment, Rollout, app_changed::Outcome, balancer::Kind,
 };
 use serde_json::{Value, json};
 
@@ -22,6 +22,66 @@ pub(crate) fn app(app: &App) -> Value {
         "nodesServing": app.nodes_serving,
         "nodesPlaced": app.nodes_placed,
     })
+}
+
+pub(crate) fn balancer(balancer: &Balancer) -> Value {
+    let mut whole = json!({
+        "name": balancer.name,
+        "apps": balancer.apps,
+        "minIntervalMs": balancer.min_interval_ms,
+    });
+    let (kind, settings) = match &balancer.kind {
+        Some(Kind::Haproxy(haproxy)) => (
+            "haproxy",
+            json!({
+                "address": haproxy.address,
+                "node": haproxy.node,
+                "backend": haproxy.backend,
+                "prefix": haproxy.prefix,
+                "options": haproxy.options,
+            }),
+        ),
+        Some(Kind::AgentCheck(check)) => ("agentCheck", json!({ "port": check.port })),
+        Some(Kind::TcpCheck(check)) => {
+            ("tcpCheck", json!({ "port": check.port, "closesOnDrain": check.closes_on_drain }))
+        }
+        Some(Kind::Envoy(envoy)) => ("envoy", json!({ "port": envoy.port, "admin": envoy.admin })),
+        Some(Kind::Nginx(nginx)) => ("nginx", json!({ "node": nginx.node })),
+        None => ("unknown", Value::Null),
+    };
+    whole["balancer"] = json!(kind);
+    whole[kind] = settings;
+    whole
+}
+
+pub(crate) fn balancer_status(status: &BalancerStatus) -> Value {
+    let mut whole = status.balancer.as_ref().map_or(json!({}), balancer);
+    whole["state"] = json!(status.state);
+    whole["problems"] = json!(status.problems);
+    whole["pushes"] = json!(status.pushes);
+    whole["pushedAgeMs"] = json!(status.pushed_age_ms);
+    whole["observedAgeMs"] = json!(status.observed_age_ms);
+    whole["servers"] = list(&status.servers, |server| {
+        json!({
+            "service": server.service,
+            "app": server.app,
+            "node": server.node,
+            "address": server.address,
+            "wanted": server.wanted,
+            "seen": server.seen,
+        })
+    });
+    whole["clients"] = list(&status.clients, |client| {
+        json!({
+            "id": client.id,
+            "through": client.by,
+            "stream": client.r#type,
+            "sent": client.sent,
+            "acknowledged": client.acknowledged,
+            "refused": client.error,
+        })
+    });
+    whole
 }
 
 pub(crate) fn description(description: &AppDescription) -> Value {
@@ -44,6 +104,7 @@ fn node_generation(node: &NodeGeneration) -> Value {
         "readiness": node.readiness,
         "detail": node.detail,
         "digest": node.digest,
+        "digestMatches": node.digest_matches,
         "ports": node.ports,
         "targets": list(&node.targets, |target| json!({
             "target": target.target,
@@ -53,6 +114,13 @@ fn node_generation(node: &NodeGeneration) -> Value {
             "detail": target.detail,
         })),
         "pins": node.pins,
+        "probes": list(&node.probes, |probe| json!({
+            "name": probe.name,
+            "kind": probe.kind,
+            "state": probe.state,
+            "detail": probe.detail,
+        })),
+        "repairs": node.repairs,
     })
 }
 
@@ -81,6 +149,7 @@ pub(crate) fn plan(plan: &AppPlan) -> Value {
             "changeClass": node.change_class,
             "ports": node.ports,
         })),
+        "rollout": plan.rollout,
         "warnings": plan.warnings,
     })
 }
@@ -123,12 +192,17 @@ pub(crate) fn rollout(rollout: &Rollout) -> Value {
         "steps": list(&rollout.steps, |step| json!({
             "node": step.node,
             "step": step.step,
+            "percent": step.percent,
             "detail": step.detail,
             "readiness": step.readiness,
             "live": step.live,
+            "digest": step.digest,
+            "digestMatches": step.digest_matches,
             "warnings": step.warnings,
         })),
         "waiting": rollout.waiting,
+        "digest": rollout.digest,
+        "strategy": rollout.strategy,
     })
 }
 
@@ -149,6 +223,17 @@ pub(crate) fn node(node: &Node) -> Value {
         "connections": node.connections,
         "storeBytes": node.store_bytes,
         "reportAgeMs": node.report_age_ms,
+        "weight": node.weight,
+        "cpuPercent": node.cpu_percent,
+        "drain": node.drain.as_ref().map(|drain| json!({
+            "phase": drain.phase,
+            "over": drain.over,
+            "since": rfc3339(drain.since_ms),
+            "started": rfc3339(drain.started_ms),
+            "deadline": rfc3339(drain.deadline_ms),
+            "leaves": drain.leaves,
+            "waiting": drain.waiting,
+        })),
     })
 }
 

@@ -8,6 +8,7 @@
 
 mod app;
 mod args;
+mod balancer;
 mod bench;
 mod client;
 mod cluster;
@@ -19,6 +20,7 @@ mod exit;
 mod explain;
 mod follow;
 mod json;
+mod lb;
 mod node;
 mod output;
 mod proxy;
@@ -68,6 +70,8 @@ fn run(verb: Verb, shell: &Shell) -> Result<Exit, Failure> {
         Verb::Cluster(verb) => cluster::run(verb, shell),
         Verb::App(verb) => app::run(verb, shell),
         Verb::Rollout(verb) => rollout::run(verb, shell),
+        Verb::Balancer(verb) => balancer::run(verb, shell),
+        Verb::Lb(verb) => lb::run(verb, shell),
         Verb::Bench(verb) => bench::run(verb, shell),
         Verb::Ping(args) => bench::run(bench::Verb::Ping(args), shell),
         Verb::Balance(args) => bench::run(bench::Verb::Balance(args), shell),

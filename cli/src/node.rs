@@ -1,6 +1,12 @@
-//! `flotilla node …`: runs a node, and lists those that run.
+//! `flotilla node …`: runs a node, lists those that run, and takes them in and out.
 
+mod cordon;
+mod drain;
 mod list;
+mod remove;
+mod set;
+mod uncordon;
+mod undrain;
 
 use std::{net::IpAddr, path::PathBuf};
 
@@ -16,6 +22,11 @@ use crate::{
 pub(crate) enum Verb {
     Run(Box<RunArgs>),
     List(list::Args),
+    Cordon(cordon::Args),
+    Uncordon(uncordon::Args),
+    Drain(drain::Args),
+    Undrain(undrain::Args),
+    Remove(remove::Args),
 }
 
 /// Run a node until SIGTERM or SIGINT
@@ -82,6 +93,11 @@ pub(crate) fn run(verb: Verb, shell: &Shell) -> Result<Exit, Failure> {
     match verb {
         Verb::Run(args) => run_node(*args),
         Verb::List(args) => shell.block_on(list::run(args, shell)),
+        Verb::Cordon(args) => shell.block_on(cordon::run(args, shell)),
+        Verb::Uncordon(args) => shell.block_on(uncordon::run(args, shell)),
+        Verb::Drain(args) => shell.block_on(drain::run(args, shell)),
+        Verb::Undrain(args) => shell.block_on(undrain::run(args, shell)),
+        Verb::Remove(args) => shell.block_on(remove::run(args, shell)),
     }
 }
 

@@ -28,6 +28,7 @@ const DRAIN: Duration = Duration::from_secs(30);
 #[command(after_help = "Examples:
   flotilla proxy --listen http:127.0.0.1:8080 --to 127.0.0.1:3000 --to 127.0.0.1:3001
   flotilla proxy --listen tcp:[::]:9000 --to 10.0.0.1:9000 --and --listen http:0.0.0.0:80 --to 10.0.0.2:80
+  flotilla proxy --listen https:[::]:443 --cert web.pem --key web.key --to 127.0.0.1:3000
   flotilla proxy -f web.toml --workers 2")]
 pub(crate) struct Args {
     /// Apps to serve, instead of --listen
@@ -35,6 +36,9 @@ pub(crate) struct Args {
     file: Option<PathBuf>,
     #[command(flatten)]
     listeners: Listeners,
+    /// Where certificates are that a spec has by name: NAME.pem and NAME.key
+    #[arg(long, value_name = "DIR", default_value = "certificates")]
+    certificates: PathBuf,
     /// Traffic threads; 0 = one per core
     #[arg(long, value_name = "N", default_value_t = 0)]
     workers: usize,
@@ -44,17 +48,58 @@ pub(crate) struct Args {
     /// Connections at once from one client address; 0 = no limit
     #[arg(long, value_name = "N", default_value_t = ProxyConfig::default().max_connections_per_source)]
     max_connections_per_source: usize,
+    /// Where this proxy stands, for apps with `balance.zone_aware`
+    #[arg(long, value_name = "NAME")]
+    zone: Option<String>,
 }
 
-/// `--listen` begins a listener, and every `--to` up to the next one is a target of it.
+/// `--listen` begins a listener, and every `--to`, `--cert` and `--key` up to the next one belongs to it.
 #[derive(Debug, Default)]
 struct Listeners(Vec<Listener>);
 
 #[derive(Debug)]
 struct Listener {
-    protocol: &'static str,
+    scheme: Scheme,
     address: SocketAddr,
     targets: Vec<String>,
+    certificates: Vec<String>,
+    keys: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scheme {
+    Tcp,
+    Http,
+    /// The same as HTTP, which takes clients that begin with HTTP/2.
+    H2c,
+    Https,
+    /// TCP inside TLS.
+    Tls,
+}
+
+impl Scheme {
+    const ALL: [(&'static str, Scheme); 5] = [
+        ("tcp", Scheme::Tcp),
+        ("http", Scheme::Http),
+        ("h2c", Scheme::H2c),
+        ("https", Scheme::Https),
+        ("tls", Scheme::Tls),
+    ];
+
+    fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, scheme)| *scheme == self).expect("all of them are in there").0
+    }
+
+    fn protocol(self) -> &'static str {
+        match self {
+            Scheme::Tcp | Scheme::Tls => "tcp",
+            Scheme::Http | Scheme::H2c | Scheme::Https => "http",
+        }
+    }
+
+    fn is_secure(self) -> bool {
+        matches!(self, Scheme::Https | Scheme::Tls)
+    }
 }
 
 pub(crate) fn run(args: Args, shell: &Shell) -> Result<Exit, Failure> {
@@ -72,7 +117,7 @@ async fn serve(args: Args, shell: &Shell) -> Result<Exit, Failure> {
         Some(file) => spec_file::read(&file.display().to_string(), &shell.output)?,
         None => args.listeners.0.iter().map(Listener::app).collect::<Result<_, _>>()?,
     };
-    let mut proxy = Standalone::start(args.config())?;
+    let mut proxy = Standalone::start(args.config(), args.certificates.clone())?;
     let ports: Vec<String> =
         apps.iter().flat_map(|app| &app.listen).map(|listen| listen.port.to_string()).collect();
     proxy.apply(apps.clone()).await.map_err(|err| Failure::new(Exit::Failed, err.to_string()))?;
@@ -118,6 +163,7 @@ impl Args {
             workers: if self.workers == 0 { defaults.workers } else { self.workers },
             max_connections: self.max_connections,
             max_connections_per_source: self.max_connections_per_source,
+            zone: self.zone.clone(),
             ..defaults
         }
     }
@@ -125,10 +171,19 @@ impl Args {
 
 impl Listener {
     fn app(&self) -> Result<AppSpec, Failure> {
-        let Self { protocol, address, targets } = self;
+        let Self { scheme, address, targets, certificates, keys } = self;
+        let mut listen = json!({
+            "port": address.port(),
+            "address": address.ip().to_string(),
+            "protocol": scheme.protocol(),
+        });
+        if scheme.is_secure() {
+            let files = certificates.iter().zip(keys).map(|(cert, key)| json!({ "cert": cert, "key": key }));
+            listen["tls"] = json!({ "certificate": files.collect::<Vec<_>>() });
+        }
         let app = json!({
-            "name": format!("{protocol}-{}", address.port()),
-            "listen": [{ "port": address.port(), "address": address.ip().to_string(), "protocol": protocol }],
+            "name": format!("{}-{}", scheme.name(), address.port()),
+            "listen": [listen],
             "targets": targets,
         });
         let app =
@@ -143,16 +198,13 @@ impl Listener {
         let (protocol, address) = typed
             .split_once(':')
             .ok_or_else(|| format!("`{typed}` is not PROTO:ADDR:PORT, as in http:0.0.0.0:80"))?;
-        let protocol = match protocol {
-            "tcp" => "tcp",
-            "http" => "http",
-            "https" | "h2c" => return Err(format!("`{protocol}` is not supported yet: use http or tcp")),
-            _ => return Err(format!("`{protocol}` is not a protocol: use http or tcp")),
-        };
+        let scheme = Scheme::ALL.iter().find(|(name, _)| *name == protocol).map(|(_, scheme)| *scheme);
+        let scheme = scheme
+            .ok_or_else(|| format!("`{protocol}` is not a protocol: use http, https, h2c, tcp or tls"))?;
         let address = address
             .parse()
             .map_err(|_| format!("`{address}` is not ADDR:PORT, as in 127.0.0.1:80 or [::]:80"))?;
-        Ok(Self { protocol, address, targets: Vec::new() })
+        Ok(Self { scheme, address, targets: Vec::new(), certificates: Vec::new(), keys: Vec::new() })
     }
 }
 
@@ -165,7 +217,7 @@ impl clap::Args for Listeners {
                     .value_name("PROTO:ADDR:PORT")
                     .action(ArgAction::Append)
                     .requires("to")
-                    .help("Where clients connect; PROTO is http or tcp"),
+                    .help("Where clients connect; PROTO is http, https, h2c, tcp, or tls for TCP inside TLS"),
             )
             .arg(
                 Arg::new("to")
@@ -174,6 +226,22 @@ impl clap::Args for Listeners {
                     .action(ArgAction::Append)
                     .requires("listen")
                     .help("A target of the listener before it; may be repeated"),
+            )
+            .arg(
+                Arg::new("cert")
+                    .long("cert")
+                    .value_name("FILE")
+                    .action(ArgAction::Append)
+                    .requires_all(["listen", "key"])
+                    .help("PEM, with the chain behind it, for the https or tls listener before it; may be repeated"),
+            )
+            .arg(
+                Arg::new("key")
+                    .long("key")
+                    .value_name("FILE")
+                    .action(ArgAction::Append)
+                    .requires_all(["listen", "cert"])
+                    .help("The private key of the certificate before it"),
             )
             .arg(
                 Arg::new("and")
@@ -199,14 +267,30 @@ impl FromArgMatches for Listeners {
         for (at, listen) in typed("listen") {
             listeners.push((at, Listener::parse(&listen).map_err(invalid)?));
         }
-        for (at, to) in typed("to") {
-            let Some((_, listener)) = listeners.iter_mut().rev().find(|(begins, _)| *begins < at) else {
-                return Err(invalid(format!("--to {to} comes before the first --listen")));
-            };
-            listener.targets.push(to);
+        for flag in ["to", "cert", "key"] {
+            for (at, value) in typed(flag) {
+                let Some((_, listener)) = listeners.iter_mut().rev().find(|(begins, _)| *begins < at) else {
+                    return Err(invalid(format!("--{flag} {value} comes before the first --listen")));
+                };
+                match flag {
+                    "to" => listener.targets.push(value),
+                    "cert" => listener.certificates.push(value),
+                    _ => listener.keys.push(value),
+                }
+            }
         }
-        if let Some((_, listener)) = listeners.iter().find(|(_, listener)| listener.targets.is_empty()) {
-            return Err(invalid(format!("--listen {}:{} has no --to", listener.protocol, listener.address)));
+        for (_, Listener { scheme, address, targets, certificates, keys }) in &listeners {
+            let what = format!("--listen {}:{address}", scheme.name());
+            if targets.is_empty() {
+                return Err(invalid(format!("{what} has no --to")));
+            }
+            if certificates.len() != keys.len() {
+                return Err(invalid(format!("{what}: every --cert has its --key")));
+            }
+            if scheme.is_secure() == certificates.is_empty() {
+                let why = if scheme.is_secure() { "needs --cert and --key" } else { "has no use for --cert" };
+                return Err(invalid(format!("{what} {why}")));
+            }
         }
         Ok(Self(listeners.into_iter().map(|(_, listener)| listener).collect()))
     }
@@ -233,7 +317,9 @@ mod tests {
         let typed = Typed::try_parse_from(std::iter::once("proxy").chain(typed.split_whitespace()));
         let typed = typed.map_err(|err| err.to_string())?;
         let listeners = typed.args.listeners.0.iter().map(|listener| {
-            format!("{} {} -> {}", listener.protocol, listener.address, listener.targets.join(" "))
+            let keys = listener.certificates.iter().zip(&listener.keys);
+            let keys: String = keys.map(|(cert, key)| format!(" {cert}+{key}")).collect();
+            format!("{} {}{keys} -> {}", listener.scheme.name(), listener.address, listener.targets.join(" "))
         });
         Ok(listeners.collect::<Vec<_>>().join(", "))
     }
@@ -245,12 +331,20 @@ mod tests {
                 .unwrap(),
             "http 127.0.0.1:80 -> a:1 b:2, tcp [::]:90 -> c:3"
         );
+        assert_eq!(
+            check("--listen https:127.0.0.1:443 --cert a --key b --cert c --key d --to x:1 --and --listen h2c:[::]:1 --to y:2")
+                .unwrap(),
+            "https 127.0.0.1:443 a+b c+d -> x:1, h2c [::]:1 -> y:2"
+        );
         for (typed, why) in [
             ("", "required"),
             ("--listen http:127.0.0.1:80", "--to"),
             ("--to a:1 --listen http:127.0.0.1:80", "comes before"),
             ("--listen http:127.0.0.1:80 --to a:1 --and --listen tcp:127.0.0.1:81", "has no --to"),
-            ("--listen https:127.0.0.1:80 --to a:1", "not supported yet"),
+            ("--listen https:127.0.0.1:80 --to a:1", "needs --cert and --key"),
+            ("--listen https:127.0.0.1:80 --to a:1 --cert a", "--key"),
+            ("--listen https:127.0.0.1:80 --to a:1 --cert a --cert b --key c", "every --cert has its --key"),
+            ("--listen http:127.0.0.1:80 --to a:1 --cert a --key b", "has no use for --cert"),
             ("--listen gopher:127.0.0.1:80 --to a:1", "not a protocol"),
             ("--listen http:80 --to a:1", "is not ADDR:PORT"),
             ("-f web.toml --listen http:127.0.0.1:80 --to a:1", "cannot be used with"),

@@ -12,7 +12,7 @@ use crate::{
     args::Shell,
     client::{Client, fleet},
     exit::{Exit, Failure},
-    follow::{Followed, follow},
+    follow::{Followed, Until, follow},
     json, spec_file,
 };
 
@@ -34,12 +34,24 @@ pub(crate) struct Args {
     /// Show what would change, and change nothing
     #[arg(long, conflicts_with = "no_wait")]
     dry_run: bool,
-    /// Return when the change is accepted, before it serves
-    #[arg(long)]
+    /// What to wait for: `serving` on every live node, by digest; `ready` on every live node;
+    /// or `committed`, which only the log has
+    #[arg(long, value_enum, value_name = "UNTIL", require_equals = true, num_args = 0..=1,
+          default_value = "serving", default_missing_value = "serving", conflicts_with = "dry_run")]
+    wait: Wait,
+    /// The same as --wait=committed
+    #[arg(long, conflicts_with = "wait")]
     no_wait: bool,
     /// Refuse unless the app is at this version; 0: it must not exist
     #[arg(long, value_name = "N")]
     if_version: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Wait {
+    Serving,
+    Ready,
+    Committed,
 }
 
 pub(crate) async fn run(args: Args, shell: &Shell) -> Result<Exit, Failure> {
@@ -52,16 +64,18 @@ pub(crate) async fn run(args: Args, shell: &Shell) -> Result<Exit, Failure> {
     }
 
     let reply = send(shell, &client, changes).await?;
-    if args.no_wait {
-        return accepted(shell, &reply.apps);
+    match args.wait {
+        Wait::Committed => accepted(shell, &reply.apps),
+        _ if args.no_wait => accepted(shell, &reply.apps),
+        Wait::Ready => wait(shell, &mut client, &reply.apps, Until::Ready).await,
+        Wait::Serving => wait(shell, &mut client, &reply.apps, Until::Finished).await,
     }
-    wait(shell, &mut client, &reply.apps).await
 }
 
 /// Applies specs to the fleet of `client` and waits until they serve, as the verb does.
 pub(crate) async fn apply(shell: &Shell, client: &mut Client, specs: &[AppSpec]) -> Result<Exit, Failure> {
     let reply = send(shell, client, changes(specs, None)?).await?;
-    wait(shell, client, &reply.apps).await
+    wait(shell, client, &reply.apps, Until::Finished).await
 }
 
 async fn send(shell: &Shell, client: &Client, apps: Vec<AppChange>) -> Result<ApplyAppsReply, Failure> {
@@ -71,14 +85,19 @@ async fn send(shell: &Shell, client: &Client, apps: Vec<AppChange>) -> Result<Ap
         .await
 }
 
-async fn wait(shell: &Shell, client: &mut Client, apps: &[AppChanged]) -> Result<Exit, Failure> {
+async fn wait(
+    shell: &Shell,
+    client: &mut Client,
+    apps: &[AppChanged],
+    until: Until,
+) -> Result<Exit, Failure> {
     let (serving, moving) = split(client, apps).await;
     for app in &serving {
         shell.output.note(format!("= {} is unchanged and serves (version {})", app.app, app.version));
     }
     let followed =
         moving.iter().map(|app| Followed { app: app.app.clone(), generation: app.generation }).collect();
-    let followings = follow(shell, client, followed).await?;
+    let followings = follow(shell, client, followed, until).await?;
     shell.output.json("AppsApplied", || applied(apps, &followings.rollouts))?;
     Ok(followings.exit)
 }

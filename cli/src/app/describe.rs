@@ -59,22 +59,30 @@ fn render(description: &AppDescription, style: Style, zone: &jiff::tz::TimeZone)
 }
 
 fn nodes(nodes: &[NodeGeneration], style: Style) -> String {
-    const COLUMNS: [&str; 7] = ["NODE", "GENERATION", "ASKED", "IS", "PORTS", "PINS", "TARGETS"];
+    const COLUMNS: [&str; 9] =
+        ["NODE", "GENERATION", "ASKED", "IS", "DIGEST", "PORTS", "PINS", "TARGETS", "PROBES"];
     let row = |node: &NodeGeneration| {
         vec![
             text(&node.node),
             text(node.generation.to_string()),
             text(or_dash(&node.desired)),
             state(&node.readiness),
+            text(digest(node)),
             text(node.ports.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")),
             text(node.pins.to_string()),
             text(targets(node)),
+            text(probes(node)),
         ]
     };
     let mut rendered = table::render(style, Some(&COLUMNS), nodes.iter().map(row).collect());
     for node in nodes {
         if !node.detail.is_empty() {
             rendered += &format!("{} {}: {}\n", style.yellow("!"), node.node, node.detail);
+        }
+        if node.repairs > 0 {
+            let times = node.repairs;
+            rendered +=
+                &format!("{} {}: what it served was put right {times}×\n", style.yellow("!"), node.node);
         }
         for target in node.targets.iter().filter(|target| !target.detail.is_empty()) {
             rendered += &format!(
@@ -87,6 +95,26 @@ fn nodes(nodes: &[NodeGeneration], style: Style) -> String {
         }
     }
     rendered
+}
+
+/// What the node has, and whether that is the spec: what it was asked for is no proof.
+fn digest(node: &NodeGeneration) -> String {
+    let short = node.digest.get(..12).unwrap_or(&node.digest);
+    match (short.is_empty(), node.digest_matches, node.readiness.as_str()) {
+        (true, _, _) => "-".to_owned(),
+        (false, true, _) => format!("✓ {short}"),
+        (false, false, "ready" | "serving") => format!("✗ {short}"),
+        (false, false, _) => short.to_owned(),
+    }
+}
+
+/// `2/3 pass`
+fn probes(node: &NodeGeneration) -> String {
+    if node.probes.is_empty() {
+        return "-".to_owned();
+    }
+    let passing = node.probes.iter().filter(|probe| probe.state == "passing").count();
+    format!("{passing}/{} pass", node.probes.len())
 }
 
 /// `2/3 up`: endpoints that take traffic, of all that the names resolved to.
@@ -102,7 +130,7 @@ fn targets(node: &NodeGeneration) -> String {
 
 #[cfg(test)]
 mod tests {
-    use flotilla_api::v1::{App, TargetStatus};
+    use flotilla_api::v1::{App, ProbeStatus, TargetStatus};
 
     use super::*;
 
@@ -136,6 +164,9 @@ mod tests {
                 detail: "waiting for a target".to_owned(),
                 ports: vec![8080],
                 targets: vec![target("a:1", 1, ""), target("b:1", 0, "connection refused")],
+                digest: "0123456789abcdef".to_owned(),
+                probes: vec![ProbeStatus { state: "pending".to_owned(), ..ProbeStatus::default() }],
+                repairs: 1,
                 ..NodeGeneration::default()
             }],
             ..AppDescription::default()
@@ -151,9 +182,10 @@ policy      p2c
 nodes       0 of 1 serve
 digest      0123456789ab
 
-NODE  GENERATION  ASKED    IS         PORTS  PINS  TARGETS
-n1    9           prepare  preparing  8080   0     1/2 up
+NODE  GENERATION  ASKED    IS         DIGEST        PORTS  PINS  TARGETS  PROBES
+n1    9           prepare  preparing  0123456789ab  8080   0     1/2 up   0/1 pass
 ! n1: waiting for a target
+! n1: what it served was put right 1×
 ! n1: target b:1: connection refused
 ";
         assert_eq!(render(&description, Style::PLAIN, &jiff::tz::TimeZone::UTC), expected);

@@ -74,6 +74,9 @@ fn render(reply: &PlanAppsReply, style: Style) -> String {
         let width = plan.changes.iter().map(|change| change.field.chars().count()).max().unwrap_or(0);
         lines.extend(plan.changes.iter().map(|change| field(change, width, style)));
         lines.extend(nodes(plan));
+        if !plan.rollout.is_empty() {
+            lines.push(format!("  rollout   {}", plan.rollout));
+        }
         lines.extend(plan.warnings.iter().map(|warning| format!("{} {warning}", style.yellow("!"))));
     }
     let pending = reply.apps.iter().filter(|plan| changes_something(plan)).count();
@@ -187,6 +190,7 @@ mod tests {
                     node("n3", "C3+C4", &[9000]),
                 ],
                 warnings: vec!["node n3 is down".to_owned()],
+                rollout: "canary on 1 node, 10 % -> 100 %".to_owned(),
             }],
             apps_unchanged: 14,
             index: 18442,
@@ -199,6 +203,7 @@ mod tests {
     timeouts.connect   - 30s
   n1 n2   C0: swap, nothing closes; ports 8080, 443
   n3   C3+C4: bind a port, close a port after its drain; port 9000
+  rollout   canary on 1 node, 10 % -> 100 %
 ! node n3 is down
 1 app changes, 14 unchanged.";
         assert_eq!(render(&reply, Style::PLAIN), expected);

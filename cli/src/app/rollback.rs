@@ -8,7 +8,7 @@ use crate::{
     args::Shell,
     client::fleet,
     exit::{Exit, Failure},
-    follow::{Followed, follow},
+    follow::{Followed, Until, follow},
     json,
 };
 
@@ -53,7 +53,7 @@ pub(crate) async fn run(args: Args, shell: &Shell) -> Result<Exit, Failure> {
         return Ok(Exit::Done);
     }
     let followed = Followed { app: changed.app.clone(), generation: changed.generation };
-    let followings = follow(shell, &mut client, vec![followed]).await?;
+    let followings = follow(shell, &mut client, vec![followed], Until::Finished).await?;
     shell.output.json("AppChanged", || {
         let mut object = json::changed(&changed);
         object["rollout"] = followings.rollouts.first().map(json::rollout).unwrap_or_else(|| json!(null));

@@ -59,10 +59,12 @@ fn render(apps: &[AppSpec], headers: bool, style: Style) -> String {
 
 /// As short as it can be written in a spec.
 fn port(listen: &Listen) -> String {
-    let Listen { port, address, protocol, max_connections: _ } = listen;
-    let protocol = match protocol {
-        flotilla_spec::Protocol::Tcp => "tcp",
-        flotilla_spec::Protocol::Http => "http",
+    let Listen { port, address, protocol, tls, .. } = listen;
+    let protocol = match (protocol, tls) {
+        (flotilla_spec::Protocol::Tcp, None) => "tcp",
+        (flotilla_spec::Protocol::Tcp, Some(_)) => "tls",
+        (flotilla_spec::Protocol::Http, None) => "http",
+        (flotilla_spec::Protocol::Http, Some(_)) => "https",
     };
     match *address == Listen::default().address {
         true => format!("{protocol}:{port}"),

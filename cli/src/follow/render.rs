@@ -33,7 +33,8 @@ pub(crate) fn ending(rollout: &Rollout) -> Ending {
 
 /// What moves where: the first line of a rollout.
 pub(crate) fn head(rollout: &Rollout, style: Style) -> String {
-    format!("{}  {}   {}", style.bold(&rollout.app), versions(rollout), rollout.state)
+    let how = if rollout.strategy.is_empty() { String::new() } else { format!("   {}", rollout.strategy) };
+    format!("{}  {}   {}{}", style.bold(&rollout.app), versions(rollout), rollout.state, style.dim(&how))
 }
 
 /// How far it is: a line per node, and what is waited for.
@@ -42,7 +43,12 @@ pub(crate) fn body(rollout: &Rollout, style: Style) -> String {
     let width = rollout.steps.iter().map(|step| step.node.chars().count()).max().unwrap_or(0);
     for step in &rollout.steps {
         let node = format!("{:width$}", step.node);
-        let line = format!("  {} {node}  {:<10}  {}", mark(step, style), step.step, says(step, style));
+        let (mark, says) = (mark(step, style), says(step, style));
+        let share = match step.percent {
+            0 | 100 => step.step.clone(),
+            percent => format!("{} {percent} %", step.step),
+        };
+        let line = format!("  {mark} {node}  {share:<10}  {says}{}", proof(step, style));
         lines.push(line.trim_end().to_owned());
         lines.extend(step.warnings.iter().map(|warning| format!("    {} {warning}", style.yellow("!"))));
     }
@@ -125,12 +131,15 @@ pub(crate) fn changes(before: Option<&Rollout>, now: &Rollout, time: &str) -> Ve
         // What becomes of a generation that failed on a node is no news.
         let readiness = |step: &RolloutStep| (step.step != "failed").then(|| step.readiness.clone());
         let same = known.is_some_and(|known| {
-            (&known.step, readiness(known), known.live, still(&known.detail))
-                == (&step.step, readiness(step), step.live, still(&step.detail))
+            (&known.step, known.percent, readiness(known), known.live, still(&known.detail))
+                == (&step.step, step.percent, readiness(step), step.live, still(&step.detail))
         });
         if !same {
             let mut rest =
                 format!("node={} phase={} readiness={}", step.node, step.step, quoted(&step.readiness));
+            if step.percent != 0 && step.percent != 100 {
+                rest += &format!(" percent={}", step.percent);
+            }
             if !step.live {
                 rest += " live=false";
             }
@@ -210,6 +219,39 @@ fn says(step: &RolloutStep, style: Style) -> String {
     }
 }
 
+/// The digest of what the node has ready or serves, against what was asked for.
+fn proof(step: &RolloutStep, style: Style) -> String {
+    let short = step.digest.get(..12).unwrap_or(&step.digest);
+    match (step.readiness.as_str(), step.digest_matches) {
+        ("ready" | "serving", true) => format!("  {}", style.dim(&format!("digest {short}"))),
+        ("ready" | "serving", false) if !short.is_empty() => {
+            format!("  {}", style.red(&format!("digest {short} is another")))
+        }
+        _ => String::new(),
+    }
+}
+
+/// Every node that lives has it ready, or further: what `--wait=ready` waits for.
+pub(crate) fn is_ready(rollout: &Rollout) -> bool {
+    let mut live = rollout.steps.iter().filter(|step| step.live).peekable();
+    let reached = |step: &RolloutStep| !matches!(step.step.as_str(), "preparing" | "failed");
+    rollout.state == "progressing" && live.peek().is_some() && live.all(reached)
+}
+
+/// The nodes that have not got there yet, and what each says.
+pub(crate) fn behind(rollout: &Rollout) -> String {
+    let waited_for = rollout.steps.iter().filter(|step| step.step != "done");
+    let one = |step: &RolloutStep| {
+        let says = says(step, Style::PLAIN);
+        if says.is_empty() {
+            format!("{} ({})", step.node, step.step)
+        } else {
+            format!("{} ({says})", step.node)
+        }
+    };
+    waited_for.map(one).collect::<Vec<_>>().join(", ")
+}
+
 /// A text without its numbers: a countdown is not news each second.
 fn still(text: &str) -> String {
     text.chars().filter(|char| !char.is_ascii_digit()).collect()
@@ -237,7 +279,7 @@ mod tests {
             readiness: readiness.to_owned(),
             detail: detail.to_owned(),
             live: true,
-            warnings: Vec::new(),
+            ..RolloutStep::default()
         }
     }
 
@@ -250,6 +292,28 @@ mod tests {
             steps,
             ..Rollout::default()
         }
+    }
+
+    #[test]
+    fn a_node_shows_the_digest_of_what_it_has_and_those_behind_are_named() {
+        let digest = "0123456789abcdef".to_owned();
+        let proven =
+            RolloutStep { digest: digest.clone(), digest_matches: true, ..step("n1", "done", "serving", "") };
+        let other = RolloutStep { digest, ..step("n2", "shifting", "serving", "") };
+        let slow = step("n3", "preparing", "preparing", "probe `smoke`: HTTP 503, expected 200");
+        let mut now = rollout("progressing", vec![proven, other, slow]);
+        assert_eq!(
+            body(&now, Style::PLAIN),
+            "  ✓ n1  done        serving  digest 0123456789ab
+  ● n2  shifting    serving  digest 0123456789ab is another
+  · n3  preparing   preparing: probe `smoke`: HTTP 503, expected 200"
+        );
+        assert_eq!(behind(&now), "n2 (serving), n3 (preparing: probe `smoke`: HTTP 503, expected 200)");
+        assert!(!is_ready(&now));
+        now.steps[2].live = false;
+        assert!(is_ready(&now), "a node that is down is not waited for");
+        now.state = "rolling back".to_owned();
+        assert!(!is_ready(&now));
     }
 
     const TOOK: Duration = Duration::from_secs(38);

@@ -55,7 +55,7 @@ fn render(nodes: &[Node], output: &Output) -> String {
             text(or_dash(&node.region)),
             text(or_dash(&node.zone)),
             text(or_dash(&node.role)),
-            state(&node.state),
+            state(node.drain.as_ref().map_or(&node.state, |drain| &drain.phase)),
             text(or_dash(&node.version)),
             number(node.apps.to_string()),
             number(node.connections.to_string()),

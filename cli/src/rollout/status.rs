@@ -7,7 +7,7 @@ use super::list::rollouts;
 use crate::{
     args::Shell,
     exit::{Exit, Failure},
-    follow::{Followed, body, follow, head},
+    follow::{Followed, Until, body, follow, head},
     json,
     output::Style,
 };
@@ -31,7 +31,7 @@ pub(crate) async fn run(args: Args, shell: &Shell) -> Result<Exit, Failure> {
     let all = rollouts(&client, args.app.as_deref()).await?;
     let shown: Vec<Rollout> = match args.app {
         Some(_) => all.into_iter().max_by_key(|rollout| rollout.to).into_iter().collect(),
-        None => all.into_iter().filter(|rollout| !rollout.finished).collect(),
+        None => all.into_iter().filter(|rollout| !rollout.finished || rollout.state == "paused").collect(),
     };
     if shown.is_empty() {
         shell.output.note("no rollout is on its way; `flotilla rollout list` shows the last ones");
@@ -39,7 +39,7 @@ pub(crate) async fn run(args: Args, shell: &Shell) -> Result<Exit, Failure> {
     if args.watch && !shown.is_empty() {
         let followed =
             shown.into_iter().map(|rollout| Followed { app: rollout.app, generation: rollout.to }).collect();
-        let followings = follow(shell, &mut client, followed).await?;
+        let followings = follow(shell, &mut client, followed, Until::Finished).await?;
         shell
             .output
             .json("RolloutList", || json!({ "items": json::list(&followings.rollouts, json::rollout) }))?;

@@ -140,6 +140,10 @@ impl fleet_server::Fleet for Service {
         Err(Status::unimplemented(""))
     }
 
+    async fn steer_rollout(&self, _: Request<SteerRolloutRequest>) -> Reply<Rollout> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn list_rollouts(&self, _: Request<ListRolloutsRequest>) -> Reply<ListRolloutsReply> {
         Err(Status::unimplemented(""))
     }
@@ -153,11 +157,39 @@ impl fleet_server::Fleet for Service {
         Ok(Response::new(Box::pin(tokio_stream::iter(messages).chain(stays_open))))
     }
 
+    async fn scale_app(&self, _: Request<ScaleAppRequest>) -> Reply<AppChanged> {
+        Err(Status::unimplemented("scale_app"))
+    }
+
+    async fn set_node(&self, _: Request<SetNodeRequest>) -> Reply<Node> {
+        Err(Status::unimplemented("set_node"))
+    }
+
     async fn list_nodes(&self, _: Request<ListNodesRequest>) -> Reply<ListNodesReply> {
         Ok(Response::new(ListNodesReply::default()))
     }
 
     async fn cluster_status(&self, _: Request<ClusterStatusRequest>) -> Reply<ClusterStatusReply> {
         next(&self.0.status)
+    }
+
+    async fn put_balancer(&self, request: Request<PutBalancerRequest>) -> Reply<PutBalancerReply> {
+        self.wrote(request.into_inner().request);
+        Err(Status::unimplemented(""))
+    }
+
+    async fn remove_balancer(&self, request: Request<RemoveBalancerRequest>) -> Reply<RemoveBalancerReply> {
+        self.wrote(request.into_inner().request);
+        Err(Status::unimplemented(""))
+    }
+
+    async fn list_balancers(&self, _: Request<ListBalancersRequest>) -> Reply<ListBalancersReply> {
+        Err(Status::unimplemented(""))
+    }
+
+    type ExportStream = Pin<Box<dyn Stream<Item = Result<ExportReply, Status>> + Send>>;
+
+    async fn export(&self, _: Request<ExportRequest>) -> Reply<Self::ExportStream> {
+        Err(Status::unimplemented(""))
     }
 }
