@@ -32,6 +32,10 @@ pub struct NodeSettings {
     pub data_dir: Option<PathBuf>,
     /// `[traffic] drain`.
     pub drain: String,
+    /// `[cluster] lost_after`.
+    pub lost_after: String,
+    /// Further sections of its file.
+    pub more: String,
     pub log_level: String,
 }
 
@@ -43,6 +47,8 @@ impl Default for NodeSettings {
             traffic: None,
             data_dir: None,
             drain: "5s".to_owned(),
+            lost_after: "1m".to_owned(),
+            more: String::new(),
             log_level: "info".to_owned(),
         }
     }
@@ -150,7 +156,12 @@ impl Node {
     }
 
     fn file(&self) -> String {
-        let Self { name, address, settings: NodeSettings { zone, join, drain, log_level, .. }, .. } = self;
+        let Self {
+            name,
+            address,
+            settings: NodeSettings { zone, join, drain, lost_after, log_level, more, .. },
+            ..
+        } = self;
         let traffic = self.traffic_address();
         let join: Vec<_> = join.iter().map(SocketAddr::to_string).collect();
         let data_dir = self.data_dir();
@@ -163,6 +174,7 @@ zone = "{zone}"
 data_dir = {data_dir:?}
 [cluster]
 listen = "{address}:{CLUSTER_PORT}"
+lost_after = "{lost_after}"
 [admin]
 listen = "{address}:{ADMIN_PORT}"
 [join]
@@ -177,8 +189,18 @@ election_max = "600ms"
 [log]
 level = "{log_level}"
 format = "text"
+{more}
 "#
         )
+    }
+
+    /// True once the process has ended by itself; it may be started again then.
+    pub fn has_died(&mut self) -> bool {
+        let died = self.process.as_mut().is_some_and(|child| child.try_wait().unwrap().is_some());
+        if died {
+            self.process = None;
+        }
+        died
     }
 
     /// The power goes.
