@@ -76,6 +76,7 @@ async fn lose_the_leader_at(fleet: &mut TestFleet, phase: Phase, round: usize, t
     session.write_all(b"hello").await.unwrap();
     session.read_exact(&mut [0; 5]).await.unwrap();
 
+    let before = newest(fleet, leader).await.unwrap().to;
     let load = Load::tcp(addresses.iter().copied()).per_second(200).start();
     let file = fleet.file("next.toml", &app(&new, "500ms", round));
     fleet.cli_at(others[0], ["app", "apply", "-f", &file, "--wait=committed"]).await.exits(0);
@@ -93,7 +94,11 @@ async fn lose_the_leader_at(fleet: &mut TestFleet, phase: Phase, round: usize, t
             let live = rollout.steps.iter().filter(|step| step.live).map(|step| step.step.as_str());
             let waves = live.filter(taking).count();
             assert!(waves <= 1, "two waves at once after {phase:?}: {rollout:?}");
-            if rollout.finished && fleet.node(others[0]).status().await.is_ok_and(|status| status.leader != 0)
+            // The leader may die before it tells this node that the newest one is committed.
+            let is_ours = rollout.to > before;
+            if is_ours
+                && rollout.finished
+                && fleet.node(others[0]).status().await.is_ok_and(|status| status.leader != 0)
             {
                 break rollout.clone();
             }
