@@ -17,7 +17,7 @@ use std::{
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::oneshot,
-    task::{Id, JoinSet},
+    task::{Id, JoinSet, spawn_local},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -215,16 +215,16 @@ fn start(worker: &Rc<Worker>, port: &Rc<LocalPort>, stream: TcpStream, peer: Soc
     };
     if serving.serving.edge.is_some() {
         let (worker, port) = (Rc::clone(worker), Rc::clone(port));
-        worker.tasks.clone().spawn_local(edge::serve(worker, port, serving, stream, peer));
+        spawn_local(edge::serve(worker, port, serving, stream, peer));
         return;
     }
     let Some(admitted) = edge::admit(worker, port, &serving, &stream, peer) else { return };
     match serving.serving.protocol {
         Protocol::Tcp => {
-            worker.tasks.spawn_local(tcp::serve(Rc::clone(worker), serving, stream, admitted));
+            spawn_local(tcp::serve(Rc::clone(worker), serving, stream, admitted));
         }
         Protocol::Http => {
-            worker.tasks.spawn_local(http::serve(
+            spawn_local(http::serve(
                 Rc::clone(worker),
                 Rc::clone(port),
                 serving,

@@ -18,11 +18,10 @@ use std::{
 
 use metrics::Counter;
 use tokio::{
+    runtime::{Builder, LocalOptions},
     sync::{mpsc, oneshot},
-    task::LocalSet,
     time::{Instant, MissedTickBehavior},
 };
-use tokio_util::task::TaskTracker;
 
 use crate::{
     admission::Admission,
@@ -127,8 +126,6 @@ pub(crate) struct Worker {
     pub(crate) date: Date,
     pub(crate) limits: Rc<LimitCells>,
     pub(crate) registry: Registry,
-    /// Sessions and connections.
-    pub(crate) tasks: TaskTracker,
     leaving: Cell<Option<Leaving>>,
     random: Cell<u64>,
     apps: RefCell<HashMap<Arc<str>, Weak<AppCells>>>,
@@ -145,13 +142,23 @@ pub(crate) struct WorkerHandle {
 /// Starts the thread of one worker. It ends when asked to, or when nobody can ask any more.
 pub(crate) fn start(index: usize, shared: Arc<Shared>) -> io::Result<WorkerHandle> {
     let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (started, starting) = std::sync::mpsc::sync_channel(1);
     let thread = thread::Builder::new().name(format!("proxy-{index}")).spawn(move || {
-        LocalSet::new().block_on(&runtime, async {
+        // It cannot leave the thread it was made on.
+        let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+        let runtime = match runtime {
+            Ok(runtime) => runtime,
+            Err(error) => return drop(started.send(Err(error))),
+        };
+        if started.send(Ok(())).is_err() {
+            return;
+        }
+        runtime.block_on(async {
             let worker = Rc::new(Worker::new(index, shared));
             run(worker, inbox).await;
         });
     })?;
+    starting.recv().map_err(io::Error::other)??;
     Ok(WorkerHandle { commands, thread })
 }
 
@@ -203,7 +210,6 @@ impl Worker {
             date: Date::default(),
             limits: registry.add(LimitCells::new()),
             registry,
-            tasks: TaskTracker::new(),
             leaving: Cell::new(None),
             random: Cell::new(seed_of(index)),
             apps: RefCell::default(),

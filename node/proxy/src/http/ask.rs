@@ -167,7 +167,7 @@ pub(crate) async fn ask<F: Front>(
                         cells.pool_new.one();
                         if chosen.in_flight.0.speaks_http2(&stream) {
                             // Others join in from now on.
-                            let opened = Box::pin(link::open(worker, cells, stream)).await;
+                            let opened = Box::pin(link::open(cells, stream)).await;
                             let send = opened.map_err(|_| Refusal::Upstream(BROKE_OFF))?;
                             chosen.in_flight.0.share(send)
                         } else {

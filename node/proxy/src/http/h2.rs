@@ -152,7 +152,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let (worker, port, seen) = (Rc::clone(&self.worker), Rc::clone(&self.port), self.seen);
         match StreamIo::new(request, respond) {
             Ok(io) => {
-                self.worker.tasks.spawn_local(answer(worker, port, seen, io, open));
+                tokio::task::spawn_local(answer(worker, port, seen, io, open));
             }
             Err(mut respond) => {
                 self.worker.limits.framing.one();

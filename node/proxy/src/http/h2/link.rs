@@ -23,7 +23,7 @@ use super::{
     chunks::Chunks,
     stream::{Input, Output, broken, gather, name, value},
 };
-use crate::{metrics::AppCells, stream::Stream, tcp::Active, worker::Worker};
+use crate::{metrics::AppCells, stream::Stream, tcp::Active};
 
 /// Of an endpoint that has not said how many streams it takes.
 const STREAMS_AT_FIRST: usize = 100;
@@ -44,11 +44,7 @@ enum Incoming {
 }
 
 /// Begins HTTP/2 on a connection to an endpoint. It ends when nobody can send on it any more.
-pub(crate) async fn open(
-    worker: &Worker,
-    cells: &Rc<AppCells>,
-    stream: Stream,
-) -> io::Result<SendRequest<Bytes>> {
+pub(crate) async fn open(cells: &Rc<AppCells>, stream: Stream) -> io::Result<SendRequest<Bytes>> {
     let handshake = client::Builder::new()
         .enable_push(false)
         .initial_max_send_streams(STREAMS_AT_FIRST)
@@ -60,7 +56,7 @@ pub(crate) async fn open(
         .handshake(stream);
     let (send, connection) = handshake.await.map_err(broken)?;
     let active = Active::new(cells);
-    worker.tasks.spawn_local(async move {
+    tokio::task::spawn_local(async move {
         let _active = active;
         if let Err(error) = connection.await {
             tracing::debug!(%error, "HTTP/2 connection to an endpoint");
