@@ -21,7 +21,7 @@ use crate::{
     metrics::{AppCells, Count},
     session::{End, reset_on_close},
     stream::Stream,
-    tcp::{self, Streams},
+    tcp::{self, Broke, Streams},
     worker::Worker,
 };
 
@@ -68,7 +68,12 @@ async fn relay(
         let one = up.poll(cx, worker, &mut client, &mut upstream);
         let other = down.poll(cx, worker, &mut upstream, &mut client);
         match (one, other) {
-            (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_))) => return Poll::Ready(End::Reset),
+            (Poll::Ready(Err(Broke::Source)), _) | (_, Poll::Ready(Err(Broke::Sink))) => {
+                return Poll::Ready(End::Reset);
+            }
+            (Poll::Ready(Err(Broke::Sink)), _) | (_, Poll::Ready(Err(Broke::Source))) => {
+                return Poll::Ready(End::Broken);
+            }
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(End::Done),
             _ => {}
         }
@@ -134,15 +139,15 @@ impl<'a> Half<'a> {
         worker: &Worker,
         from: &mut Stream,
         to: &mut Stream,
-    ) -> Poll<io::Result<()>> {
+    ) -> Poll<Result<(), Broke>> {
         for _ in 0..TURN_READS {
             if self.phase == Phase::Done {
                 return Poll::Ready(Ok(()));
             }
-            ready!(self.write(cx, to))?;
+            ready!(self.write(cx, to)).map_err(|_| Broke::Sink)?;
             if self.phase == Phase::Draining {
                 self.free(worker);
-                ready!(Pin::new(&mut *to).poll_shutdown(cx))?;
+                ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(|_| Broke::Sink)?;
                 self.phase = Phase::Done;
                 continue;
             }
@@ -150,9 +155,9 @@ impl<'a> Half<'a> {
             if read.is_pending() {
                 self.free(worker);
                 // Nothing more to come for now: what TLS gathered goes out.
-                ready!(self.flush(cx, to))?;
+                ready!(self.flush(cx, to)).map_err(|_| Broke::Sink)?;
             }
-            ready!(read)?;
+            ready!(read).map_err(|_| Broke::Source)?;
         }
         cx.waker().wake_by_ref();
         Poll::Pending

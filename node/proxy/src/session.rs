@@ -32,8 +32,11 @@ pub(crate) type Places = (Place, Passed, Passed, Option<SourcePlace>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     Done,
-    /// One side reset it, or broke off in the middle of something.
+    /// The client reset it, or broke off in the middle of something: as those do that only look whether
+    /// somebody listens.
     Reset,
+    /// The target did, or this proxy.
+    Broken,
     Idle,
     Cut,
     NoTarget,
@@ -57,7 +60,7 @@ impl Admitted {
             port: Rc::clone(&serving.cells),
             tally: (serving.serving.protocol == Protocol::Tcp).then(|| Rc::clone(&serving.local.tally)),
             since: Instant::now(),
-            end: End::Reset,
+            end: End::Broken,
             _places: places,
         }
     }
@@ -69,7 +72,7 @@ impl Admitted {
         }
     }
 
-    /// Says how it ended; a task that dies without a word counts as reset.
+    /// Says how it ended; a task that dies without a word counts as broken.
     pub(crate) fn end(&mut self, end: End) {
         self.end = end;
     }
@@ -81,12 +84,12 @@ impl Drop for Admitted {
         self.cells.connection_duration.record(self.since.elapsed());
         match (&self.tally, self.end) {
             (Some(tally), End::NoTarget) => tally.unreached(),
-            (Some(tally), End::Reset) => tally.reset(),
-            (Some(_), End::Done | End::Idle | End::Cut) | (None, _) => {}
+            (Some(tally), End::Broken) => tally.reset(),
+            (Some(_), End::Done | End::Reset | End::Idle | End::Cut) | (None, _) => {}
         }
         match self.end {
             End::Done => self.cells.closed_done.one(),
-            End::Reset => self.cells.closed_reset.one(),
+            End::Reset | End::Broken => self.cells.closed_reset.one(),
             End::Idle => self.cells.closed_idle.one(),
             End::Cut => self.cells.closed_cut.one(),
             End::NoTarget => self.cells.closed_no_target.one(),

@@ -25,7 +25,8 @@ pub struct Tally {
     pub errors: u64,
     /// TCP sessions that found no target.
     pub unreached: u64,
-    /// TCP sessions that ended with a reset, and responses that broke off.
+    /// TCP sessions that the target reset, and responses that broke off. What a client resets is not the
+    /// generation's doing.
     pub resets: u64,
     /// How many took how long, by [`LATENCY_BUCKETS`] and one for what took longer: from the head of a
     /// request to the end of its response, and from accept to the target of a TCP session.

@@ -280,15 +280,21 @@ async fn carry(
         let before = up.moved + down.moved;
         let one = up.poll(cx, worker, client, upstream, down.phase);
         let other = down.poll(cx, worker, upstream, client, up.phase);
-        let broke = match (one, other) {
-            (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_))) => true,
+        match (one, other) {
+            (Poll::Ready(Err(Broke::Source)), _) | (_, Poll::Ready(Err(Broke::Sink))) => {
+                return Poll::Ready(End::Reset);
+            }
+            (Poll::Ready(Err(Broke::Sink)), _) | (_, Poll::Ready(Err(Broke::Source))) => {
+                return Poll::Ready(End::Broken);
+            }
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(End::Done),
-            (Poll::Ready(Ok(())), Poll::Pending) => client_broke.as_mut().poll(cx).is_ready(),
-            (Poll::Pending, Poll::Ready(Ok(()))) => upstream_broke.as_mut().poll(cx).is_ready(),
-            (Poll::Pending, Poll::Pending) => false,
-        };
-        if broke {
-            return Poll::Ready(End::Reset);
+            (Poll::Ready(Ok(())), Poll::Pending) if client_broke.as_mut().poll(cx).is_ready() => {
+                return Poll::Ready(End::Reset);
+            }
+            (Poll::Pending, Poll::Ready(Ok(()))) if upstream_broke.as_mut().poll(cx).is_ready() => {
+                return Poll::Ready(End::Broken);
+            }
+            (Poll::Ready(Ok(())), Poll::Pending) | (Poll::Pending, _) => {}
         }
         if up.moved + down.moved != before {
             if !has_begun && up.moved > preface {
@@ -315,6 +321,12 @@ async fn carry(
         reset_on_close(upstream);
     }
     end
+}
+
+/// Which end of one direction.
+pub(crate) enum Broke {
+    Source,
+    Sink,
 }
 
 /// One direction.
@@ -367,19 +379,19 @@ impl<'a> Half<'a> {
         from: &TcpStream,
         to: &TcpStream,
         opposite: Phase,
-    ) -> Poll<io::Result<()>> {
+    ) -> Poll<Result<(), Broke>> {
         let turn = self.moved + TURN_BYTES;
         loop {
             if self.phase == Phase::Done {
                 return Poll::Ready(Ok(()));
             }
-            ready!(self.write(cx, to))?;
+            ready!(self.write(cx, to)).map_err(|_| Broke::Sink)?;
             if self.phase == Phase::Draining {
                 self.free(worker);
                 // The last to end leaves that to the close: nothing is left to be read there, so it sends
                 // a FIN as well.
                 if opposite != Phase::Done {
-                    SockRef::from(to).shutdown(Shutdown::Write)?;
+                    SockRef::from(to).shutdown(Shutdown::Write).map_err(|_| Broke::Sink)?;
                 }
                 self.phase = Phase::Done;
                 continue;
@@ -389,11 +401,11 @@ impl<'a> Half<'a> {
                 cx.waker().wake_by_ref();
             }
             // Readiness first: a session that has nothing to say holds no buffer.
-            if others_wait || from.poll_read_ready(cx)?.is_pending() {
+            if others_wait || from.poll_read_ready(cx).map_err(|_| Broke::Source)?.is_pending() {
                 self.free(worker);
                 return Poll::Pending;
             }
-            self.read(worker, from)?;
+            self.read(worker, from).map_err(|_| Broke::Source)?;
         }
     }
 

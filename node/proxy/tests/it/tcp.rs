@@ -48,10 +48,11 @@ async fn a_reset_of_the_origin_is_a_reset_for_the_client() {
         })
     })
     .await;
-    let (_proxy, listen) = serving(Tcp, &[origin.address]).await;
+    let (proxy, listen) = serving(Tcp, &[origin.address]).await;
     let mut client = connect(listen).await;
     send(&mut client, "go").await;
     assert_reset(&mut client).await;
+    eventually("it counts against the generation", || proxy.status()[0].tally.resets == 1).await;
 }
 
 #[tokio::test]
@@ -75,7 +76,7 @@ async fn a_reset_of_the_client_is_a_reset_for_the_origin_even_after_it_was_half_
             })
         })
         .await;
-        let (_proxy, listen) = serving(Tcp, &[origin.address]).await;
+        let (proxy, listen) = serving(Tcp, &[origin.address]).await;
         let mut client = connect(listen).await;
         send(&mut client, "go").await;
         if half_closed {
@@ -86,6 +87,8 @@ async fn a_reset_of_the_client_is_a_reset_for_the_origin_even_after_it_was_half_
         tokio::time::sleep(Duration::from_millis(50)).await;
         reset(client);
         assert_eq!(told.recv().await.unwrap(), Err(std::io::ErrorKind::ConnectionReset));
+        eventually("the session ended", || proxy.status()[0].pins == 0).await;
+        assert_eq!(proxy.status()[0].tally.resets, 0, "the generation is not to blame");
     }
 }
 
