@@ -16,6 +16,7 @@ use std::{
 };
 
 use flotilla_chaos_tests::{
+    client::get,
     poll::eventually,
     process::{SOON, TestFleet},
     spec,
@@ -63,6 +64,20 @@ async fn request(client: u64, node: SocketAddr) -> std::io::Result<String> {
     Ok(answer.split(' ').nth(1).unwrap_or_default().to_owned())
 }
 
+/// Some node has this line in its metrics.
+async fn shown(fleet: &TestFleet, line: &str) -> Result<(), String> {
+    let name = line.split('{').next().unwrap_or(line);
+    let mut others = Vec::new();
+    for node in fleet.nodes() {
+        let (_, text) = get(node.admin_address(), "/metrics").await?;
+        if text.lines().any(|shown| shown == line) {
+            return Ok(());
+        }
+        others.extend(text.lines().filter(|shown| shown.starts_with(name)).map(str::to_owned));
+    }
+    Err(others.join("\n"))
+}
+
 #[tokio::test]
 async fn a_generation_that_fails_one_request_in_ten_is_reverted_at_the_canary() {
     let (good, bad) = (origin(false).await, origin(true).await);
@@ -92,7 +107,11 @@ async fn a_generation_that_fails_one_request_in_ten_is_reverted_at_the_canary() 
         "[[app]]\nname = \"web\"\nlisten = [\"http:8080\"]\ntargets = [\"{bad}\"]\n{check}\n\
          rollout = {{ strategy = \"canary\", steps = [20, 100], min_healthy = \"30s\" }}\n"
     );
-    let applied = fleet.apply(&bad).await.exits(1);
+    let monitored = eventually("the metrics show the bake", SOON * 2, async || {
+        shown(&fleet, "flotilla_rollout_phase{app=\"web\",phase=\"monitoring\"} 1").await
+    });
+    let (applied, ()) = tokio::join!(fleet.apply(&bad), monitored);
+    let applied = applied.exits(1);
     let (seen, answered) = (failed.load(SeqCst), ok.load(SeqCst));
     eprintln!("{applied:?}\n{seen} requests failed, {answered} were answered well");
     applied.says("rolled back");
@@ -105,6 +124,13 @@ async fn a_generation_that_fails_one_request_in_ten_is_reverted_at_the_canary() 
     })
     .await;
     assert_eq!(failed.load(SeqCst), before, "the bad generation is asked no more");
+    for line in ["rollouts_total{app=\"web\",result=\"rolled_back\"} 1", "rollout_in_progress{app=\"web\"} 0"]
+    {
+        eventually("the metrics show the end", SOON, async || {
+            shown(&fleet, &format!("flotilla_{line}")).await
+        })
+        .await;
+    }
     stop.store(true, SeqCst);
     while let Some(client) = clients.join_next().await {
         client.expect("no client saw anything but an answer");

@@ -495,13 +495,20 @@ async fn leader_changed<N: openraft::Node>(
 
 /// True once the leader has the whole report.
 async fn send(replica: &Replica, leader: NodeId, report: Report) -> bool {
+    let stopping = report.stopping;
     if leader == replica.me() {
-        return replica.reports.insert(leader, report, Instant::now());
+        let accepted = replica.reports.insert(leader, report, Instant::now());
+        replica.let_go.send_replace(stopping && accepted && replica.is_let_go(leader));
+        return accepted;
     }
     let Ok(mut client) = replica.peers.client(leader) else { return false };
     let request = convert::report_to_pb(&report, replica.peers.envelope(leader));
     match tokio::time::timeout(replica.heartbeat * 2, client.report(request)).await {
-        Ok(Ok(reply)) => reply.into_inner().accepted,
+        Ok(Ok(reply)) => {
+            let reply = reply.into_inner();
+            replica.let_go.send_replace(reply.let_go);
+            reply.accepted
+        }
         Ok(Err(status)) => {
             debug!(%leader, error = %status, "report not taken");
             false

@@ -12,6 +12,10 @@ use openraft::ServerState;
 
 use crate::{balancer::status::Health, replica::Replica};
 
+mod rollouts;
+
+pub(crate) use rollouts::{Ending, Shown};
+
 /// Seconds. From half a millisecond, where a healthy proxy lives, to the longest wait worth telling apart.
 const LATENCY_BUCKETS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
@@ -39,6 +43,7 @@ impl Exporter {
 pub(crate) fn install() -> anyhow::Result<Exporter> {
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &LATENCY_BUCKETS)?
+        .set_buckets_for_metric(Matcher::Full(rollouts::DURATION.to_owned()), &rollouts::DURATION_BUCKETS)?
         .install_recorder()
         .context("install the metrics recorder")?;
     flotilla_proxy::metrics::describe();
@@ -75,7 +80,7 @@ fn describe() {
         "Nodes that the fleet should have more, for apps that found no room for all their replicas"
     );
     describe_gauge!("flotilla_apps", "Apps in the fleet");
-    describe_gauge!("flotilla_rollout_in_progress", "Rollouts under way in the fleet");
+    rollouts::describe();
     describe_counter!(
         "flotilla_balancer_pushes_total",
         "On the leader: changes made to a load balancer, and rounds with it that failed or were fenced"
@@ -127,8 +132,7 @@ pub(crate) fn observe(replica: &Replica) {
     }
     observe_fleet(&fleet, replica.me());
     gauge!("flotilla_apps").set(fleet.apps.len() as f64);
-    let under_way = fleet.rollouts.values().filter(|rollout| !rollout.state.is_finished()).count();
-    gauge!("flotilla_rollout_in_progress").set(under_way as f64);
+    rollouts::observe(&fleet, &replica.rollouts_shown);
 }
 
 /// From the moment the leader found a change to the moment the balancer was seen to have it.

@@ -9,12 +9,13 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
 use flotilla_proxy::{Proxy, ProxyConfig};
-use flotilla_raft_store::{ClusterId, Identity, Store};
+use flotilla_raft_store::{Balancer, BalancerKind, ClusterId, Identity, Store};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -35,6 +36,9 @@ use crate::{
 const CONTROL_THREADS: usize = 2;
 /// How long `cluster init` waits for the cluster to elect its only member.
 const INIT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A session that a balancer began before it was told may take this long to arrive: a lost SYN comes again
+/// after a second (RFC 6298 §2).
+const UNDER_WAY: Duration = Duration::from_millis(1_200);
 /// How long an ended connection of the control plane may take to go away.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -177,8 +181,11 @@ impl Node {
     /// Sessions first, while Raft still counts this node; then the tasks; then Raft itself.
     async fn shutdown(&mut self) {
         info!(sessions = self.shared.proxy.connections(), "stopping");
+        let begun = Instant::now();
         self.shared.stopping.cancel();
-        self.shared.proxy.clone().shutdown(self.shared.config.drain).await;
+        self.be_let_go().await;
+        let left = self.shared.config.drain.saturating_sub(begun.elapsed());
+        self.shared.proxy.clone().shutdown(left).await;
         self.stop.cancel();
         let ended = async { while self.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(STOP_TIMEOUT, ended).await.is_err() {
@@ -190,6 +197,25 @@ impl Node {
             warn!(error = %err, "Raft did not stop cleanly");
         }
         info!("stopped");
+    }
+
+    /// While a balancer that the fleet tells may send sessions here the ports stay open, for half of the time
+    /// there is, as in a drain. One that is not told finds out by its own checks.
+    async fn be_let_go(&self) {
+        let Some(replica) = self.replica.borrow().clone() else { return };
+        let is_told = |balancer: &Arc<Balancer>| !matches!(balancer.kind, BalancerKind::TcpCheck { .. });
+        if !replica.fleet().balancers.values().any(is_told) {
+            return;
+        }
+        let half = self.shared.config.drain / 2;
+        let mut let_go = replica.let_go.subscribe();
+        let confirmed = tokio::time::timeout(half, let_go.wait_for(|let_go| *let_go)).await.is_ok();
+        if confirmed {
+            info!("no balancer sends anything new");
+            tokio::time::sleep(UNDER_WAY.min(half)).await;
+        } else {
+            warn!(?half, "the balancers have not confirmed that they send nothing new");
+        }
     }
 
     /// An error here is the end of the node; a refusal is only an answer.

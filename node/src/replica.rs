@@ -7,6 +7,7 @@ use flotilla_raft_store::{
     Answer, Change, Command, Fleet, Identity, Member, NodeId, Opened, ProposeOptions, Proposer, ProposerTask,
     RequestId, StoreStatus, types::TypeConfig,
 };
+use flotilla_spec::AppName;
 use openraft::{BasicNode, Raft, RaftMetrics, ServerState};
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -17,9 +18,13 @@ use crate::{
     },
     clock,
     config::Config,
+    metrics,
     peer::{Network, Peers},
     reports::Reports,
-    rollout::{observed::ObservedBalancer, plan::Waiting},
+    rollout::{
+        observed::{self, Drained, ObservedBalancer},
+        plan::Waiting,
+    },
     server::error::{Refusal, not_proposed},
 };
 
@@ -53,6 +58,10 @@ pub(crate) struct Replica {
     pub(crate) standings: watch::Sender<Arc<Standings>>,
     /// Who asks.
     pub(crate) agents: Agents,
+    /// In this node's metrics.
+    pub(crate) rollouts_shown: metrics::Shown,
+    /// This node stops, and the leader has seen that no balancer sends it anything new.
+    pub(crate) let_go: watch::Sender<bool>,
     pub(crate) store: StoreStatus,
     /// What this node would like the fleet to know of it.
     pub(crate) member: Member,
@@ -96,6 +105,8 @@ impl Replica {
             envoys: Hub::default(),
             standings: watch::Sender::default(),
             agents: Agents::default(),
+            rollouts_shown: metrics::Shown::default(),
+            let_go: watch::Sender::default(),
             store: status,
             member: config.member(),
             heartbeat: config.raft.heartbeat,
@@ -103,6 +114,17 @@ impl Replica {
             identity,
         });
         Ok((replica, proposer_task))
+    }
+
+    /// For a node that stops: whether no balancer sends it new sessions of what it serves. Only a leader
+    /// knows, and no balancer that cannot be seen is counted.
+    pub(crate) fn is_let_go(&self, node: NodeId) -> bool {
+        let balancers = self.board.observed(&self.fleet());
+        let is_let_go = |app: &AppName| match observed::drained(&balancers, node, app) {
+            Drained::NoneConfigured | Drained::Yes => true,
+            Drained::Unknown | Drained::No => false,
+        };
+        self.leads().is_some() && self.reports.serving(node).iter().all(is_let_go)
     }
 
     pub(crate) fn me(&self) -> NodeId {

@@ -13,7 +13,7 @@ use flotilla_raft_store::{GenerationId, NodeId, Transition};
 use flotilla_spec::AppName;
 use tokio::{sync::watch, time::Instant};
 
-use crate::rollout::observed::{GenerationReport, NodeLoad, Observed, ObservedNode};
+use crate::rollout::observed::{GenerationReport, NodeLoad, Observed, ObservedNode, Readiness};
 
 mod notes;
 
@@ -135,6 +135,14 @@ impl Reports {
         latest.get(&node)?.report.generations.as_ref()?.get(key).cloned()
     }
 
+    /// What a node serves, as it last said.
+    pub(crate) fn serving(&self, node: NodeId) -> BTreeSet<AppName> {
+        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let said = latest.get(&node).and_then(|heard| heard.report.generations.as_ref());
+        let serving = said.into_iter().flatten().filter(|(_, said)| said.readiness == Readiness::Serving);
+        serving.map(|((app, _), _)| app.clone()).collect()
+    }
+
     /// Apps that drain on a node, of which every agent check that asks there was told so.
     pub(crate) fn told_drain(&self, node: NodeId) -> BTreeSet<AppName> {
         let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
@@ -177,7 +185,6 @@ impl Reports {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rollout::observed::Readiness;
 
     const HEARTBEAT: Duration = Duration::from_millis(100);
     const NODE: NodeId = NodeId(2);

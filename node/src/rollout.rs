@@ -151,12 +151,16 @@ impl Leading {
 
     /// All at once: the proposer packs them into as few log entries as fit.
     async fn propose(&self, replica: &Replica, changes: impl IntoIterator<Item = Change>) -> bool {
-        let mut answers: FuturesUnordered<_> =
-            changes.into_iter().map(|change| replica.propose(None, change)).collect();
+        let fleet = replica.fleet();
+        let propose = |change| {
+            let ending = metrics::Ending::of(&fleet, &change, clock::now());
+            async move { (ending, replica.propose(None, change).await) }
+        };
+        let mut answers: FuturesUnordered<_> = changes.into_iter().map(propose).collect();
         let mut known = true;
-        while let Some(answer) = answers.next().await {
+        while let Some((ending, answer)) = answers.next().await {
             match answer {
-                Ok(Ok(_)) => {}
+                Ok(Ok(_)) => ending.into_iter().for_each(metrics::Ending::count),
                 // The fleet moved on between the look and the commit; the next look sees how.
                 Ok(Err(rejection)) => debug!(%rejection, "transition refused"),
                 Err(status) => {
@@ -190,7 +194,12 @@ fn log(transition: &Transition) {
         Transition::RollBack { app, generation, reason } => {
             warn!(%app, %generation, %reason, "rollout goes back");
         }
-        Transition::RolledBack { app, generation } => info!(%app, %generation, "rollout is back"),
+        Transition::RolledBack { app, generation, missing } if missing.is_empty() => {
+            info!(%app, %generation, "rollout is back");
+        }
+        Transition::RolledBack { app, generation, missing } => {
+            warn!(%app, %generation, %missing, "rollout is not back everywhere");
+        }
         Transition::Pause { app, generation, reason } => {
             warn!(%app, %generation, %reason, "rollout stops where it stands");
         }

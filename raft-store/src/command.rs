@@ -128,8 +128,8 @@ pub enum Transition {
     Complete { app: AppName, generation: GenerationId },
     /// Turn back: nodes return to `from`; without a `from` the rollout just fails.
     RollBack { app: AppName, generation: GenerationId, reason: String },
-    /// Every node is back at `from`.
-    RolledBack { app: AppName, generation: GenerationId },
+    /// Every node is back at `from`, or `missing` says which are not: they have had their time.
+    RolledBack { app: AppName, generation: GenerationId, missing: String },
     /// Stop where it stands: it may not turn back by itself, or cannot get back. The user decides.
     Pause { app: AppName, generation: GenerationId, reason: String },
     /// One node's desired state for one generation, upwards only and never to serve (Drain, Remove):

@@ -174,7 +174,9 @@ impl Fleet {
             Transition::Advance { app, generation, steps } => self.advance(at, app, *generation, steps),
             Transition::Complete { app, generation } => self.complete(at, app, *generation),
             Transition::RollBack { app, generation, reason } => self.turn_back(at, app, *generation, reason),
-            Transition::RolledBack { app, generation } => self.rolled_back(at, app, *generation),
+            Transition::RolledBack { app, generation, missing } => {
+                self.rolled_back(at, app, *generation, missing)
+            }
             Transition::Pause { app, generation, reason } => self.pause(at, app, *generation, reason),
             Transition::Assign { node, app, generation, desired } => {
                 self.assign(at, *node, app, *generation, *desired)

@@ -269,7 +269,7 @@ fn a_rollback_is_one_commit() {
     assert_eq!(story.asked(N1), "5 serve [80], 9 drain [80, 81]");
     assert_eq!(story.asked(N3), "9 remove [80, 81]");
     assert_eq!(story.state(new), (RolloutState::RollingBack, GenerationState::Failed));
-    story.coordinates(Transition::RolledBack { app: name(APP), generation: new });
+    story.coordinates(Transition::RolledBack { app: name(APP), generation: new, missing: String::new() });
     let outcomes: Vec<_> = story.fleet.apps[&name(APP)].history.iter().map(|entry| entry.outcome).collect();
     assert_eq!(outcomes, [Some(RolloutState::Completed), Some(RolloutState::RolledBack)]);
 }
@@ -607,7 +607,7 @@ fn events_say_what_a_user_would_ask_about() {
     let reason = "node n1: port 81 is in use".to_owned();
     story.steps(new, &[N1], &Step::Failed { reason: reason.clone() });
     story.coordinates(Transition::RollBack { app: name(APP), generation: new, reason });
-    story.coordinates(Transition::RolledBack { app: name(APP), generation: new });
+    story.coordinates(Transition::RolledBack { app: name(APP), generation: new, missing: String::new() });
     let about_app = |event: &&std::sync::Arc<Event>| event.app == Some(AppName::parse("app-1").unwrap());
     let told: Vec<_> =
         story.fleet.events.iter().filter(about_app).map(|event| event.message.as_str()).collect();

@@ -4,9 +4,9 @@ use std::{net::SocketAddr, process::Command};
 
 use flotilla_chaos_tests::{
     load::Load,
-    peers,
+    origin, peers,
     poll::eventually,
-    process::{SOON, TestFleet},
+    process::{NodeSettings, SOON, TestFleet},
     spec,
 };
 use nix::sys::signal::Signal;
@@ -15,7 +15,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::support::{Process, fleet_with_web, forwards, seen, status};
+use crate::support::{PROGRAM, Process, fleet_with_web, forwards, seen, status};
 
 pub(crate) struct Haproxy {
     _process: Process,
@@ -132,6 +132,42 @@ async fn haproxy_follows_the_nodes_in_slots_and_with_servers_of_its_own() {
     .await;
     fleet.cli(["balancer", "remove", "edge"]).await.exits(0);
     assert!(status(&fleet, "edge").await.is_null());
+}
+
+/// This one neither checks its servers nor tries another one: it knows only what it is told, and late.
+#[tokio::test]
+async fn a_node_that_stops_takes_what_comes_until_haproxy_was_seen_to_send_nothing() {
+    let Some(haproxy) = peers::program("haproxy") else { return };
+    let mut fleet = TestFleet::empty(PROGRAM);
+    for number in 1..=3 {
+        let (zone, drain) = (format!("z{number}"), "40s".to_owned());
+        fleet.add(NodeSettings { zone, drain, ..NodeSettings::default() }).await;
+    }
+    fleet.init(0).await;
+    fleet.join(1, 0).await;
+    fleet.join(2, 0).await;
+    fleet.settled().await;
+    let echo = origin::Echo::start("echo");
+    fleet.apply(&spec::app("web", "8080", &[echo.address()], "")).await.exits(0);
+    let (config, front, runtime) = config(&fleet, 0);
+    let file = fleet.file("haproxy.cfg", &config.replace("retries 2\n    option redispatch 1", "retries 0"));
+    let _process = Process::start(Command::new(haproxy).args(["-db", "-f", &file]), fleet.directory());
+    let runtime = runtime.to_string();
+    let add = ["balancer", "add", "haproxy", "edge", "--address", &runtime, "--options", "maxconn 10000"];
+    fleet.cli(add.into_iter().chain(["--min-interval", "2s"])).await.exits(0);
+    seen(&fleet, "edge", "in sync", &ALL).await;
+    forwards(front).await;
+
+    let load = Load::tcp([front]).per_second(200).start();
+    // The leader, too, knows when it may go.
+    for node in [(fleet.leader().await + 1) % 3, fleet.leader().await] {
+        fleet.node_mut(node).stop().await;
+        assert!(fleet.node(node).log().contains("no balancer sends anything new"), "node {node}");
+        fleet.node_mut(node).start().await;
+        fleet.settled().await;
+        seen(&fleet, "edge", "in sync", &ALL).await;
+    }
+    load.stop().await.assert_clean();
 }
 
 #[tokio::test]

@@ -178,9 +178,13 @@ impl Observed {
         self.reports.get(&node).filter(|report| report.age <= self.silence_max)
     }
 
+    /// As far as this leader knows.
+    pub(crate) fn silent_for(&self, node: NodeId) -> Duration {
+        self.reports.get(&node).map_or(self.leader_for, |report| report.age)
+    }
+
     pub(crate) fn is_lost(&self, node: NodeId) -> bool {
-        let silent = self.reports.get(&node).map_or(self.leader_for, |report| report.age);
-        self.may_blame() && self.lost_after.is_some_and(|after| silent >= after)
+        self.may_blame() && self.lost_after.is_some_and(|after| self.silent_for(node) >= after)
     }
 
     /// False while a node that has not reported may simply not have found this leader yet.
@@ -188,20 +192,24 @@ impl Observed {
         self.leader_for >= self.silence_max
     }
 
-    /// What all balancers together say of an app on a node.
     pub(crate) fn drained(&self, node: NodeId, app: &AppName) -> Drained {
-        let told = |balancer: &&ObservedBalancer| balancer.apps.is_empty() || balancer.apps.contains(app);
-        let each = self.balancers.iter().filter(told).map(|balancer| match &balancer.sends {
-            None => Drained::Unknown,
-            Some(sends) if sends.contains(&(node, app.clone())) => Drained::No,
-            Some(_) => Drained::Yes,
-        });
-        each.fold(Drained::NoneConfigured, |all, one| match (all, one) {
-            (Drained::No, _) | (_, Drained::No) => Drained::No,
-            (Drained::Unknown, _) | (_, Drained::Unknown) => Drained::Unknown,
-            (Drained::NoneConfigured | Drained::Yes, one) => one,
-        })
+        drained(&self.balancers, node, app)
     }
+}
+
+/// What all balancers together say of an app on a node.
+pub(crate) fn drained(balancers: &[ObservedBalancer], node: NodeId, app: &AppName) -> Drained {
+    let told = |balancer: &&ObservedBalancer| balancer.apps.is_empty() || balancer.apps.contains(app);
+    let each = balancers.iter().filter(told).map(|balancer| match &balancer.sends {
+        None => Drained::Unknown,
+        Some(sends) if sends.contains(&(node, app.clone())) => Drained::No,
+        Some(_) => Drained::Yes,
+    });
+    each.fold(Drained::NoneConfigured, |all, one| match (all, one) {
+        (Drained::No, _) | (_, Drained::No) => Drained::No,
+        (Drained::Unknown, _) | (_, Drained::Unknown) => Drained::Unknown,
+        (Drained::NoneConfigured | Drained::Yes, one) => one,
+    })
 }
 
 impl GenerationReport {

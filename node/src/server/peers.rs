@@ -124,9 +124,11 @@ impl Peer for Service {
         let report = request.into_inner();
         let (replica, from) = self.receiver(report.envelope.as_ref())?;
         let report = convert::report(report).map_err(Refusal::from)?;
+        let stopping = report.stopping;
         let accepted = replica.reports.insert(from, report, Instant::now());
+        let let_go = stopping && accepted && replica.is_let_go(from);
         let leader = replica.leader().filter(|&leader| leader != replica.me()).map_or(0, |leader| leader.0);
-        Ok(Response::new(v1::ReportReply { leader, accepted }))
+        Ok(Response::new(v1::ReportReply { leader, accepted, let_go }))
     }
 
     async fn balance(

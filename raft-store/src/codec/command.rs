@@ -322,7 +322,7 @@ pub(super) mod wire {
         #[prost(message, tag = "6")]
         RollBack(Reason),
         #[prost(message, tag = "7")]
-        RolledBack(Empty),
+        RolledBack(Reason),
         #[prost(message, tag = "8")]
         Assign(Assign),
         #[prost(message, tag = "9")]
@@ -882,7 +882,9 @@ fn coordinate(term: u64, transition: &Transition) -> wire::Coordinate {
         Transition::RollBack { app, generation, reason } => {
             (app, generation, Wire::RollBack(wire::Reason { reason: reason.clone() }))
         }
-        Transition::RolledBack { app, generation } => (app, generation, Wire::RolledBack(empty)),
+        Transition::RolledBack { app, generation, missing } => {
+            (app, generation, Wire::RolledBack(wire::Reason { reason: missing.clone() }))
+        }
         Transition::Pause { app, generation, reason } => {
             (app, generation, Wire::Pause(wire::Reason { reason: reason.clone() }))
         }
@@ -912,7 +914,9 @@ fn transition(coordinate: wire::Coordinate) -> Result<Transition, DecodeError> {
         }
         wire::Transition::Complete(_) => Transition::Complete { app: app?, generation },
         wire::Transition::RollBack(why) => Transition::RollBack { app: app?, generation, reason: why.reason },
-        wire::Transition::RolledBack(_) => Transition::RolledBack { app: app?, generation },
+        wire::Transition::RolledBack(why) => {
+            Transition::RolledBack { app: app?, generation, missing: why.reason }
+        }
         wire::Transition::Pause(why) => Transition::Pause { app: app?, generation, reason: why.reason },
         wire::Transition::Assign(assign) => {
             let node = NodeId(assign.node);

@@ -61,7 +61,8 @@ pub enum RolloutState {
     RollingBack,
     RolledBack,
     Completed,
-    /// It failed and there was nothing to go back to: the generation is taken away.
+    /// It failed and there was nothing to go back to: the generation is taken away. Or a node did not get
+    /// back in time; it is still asked to.
     Failed,
     /// A later change of the app took its place.
     Superseded,
@@ -280,11 +281,24 @@ impl Fleet {
         at: At,
         app: &AppName,
         generation: GenerationId,
+        missing: &str,
     ) -> Result<(), Rejection> {
-        let from = self.rollout_in(RolloutState::RollingBack, app, generation)?.from;
-        self.finish(app, generation, RolloutState::RolledBack);
-        let from = from.unwrap_or_default();
-        self.record(at, Some(app), None, format!("generation {from} serves again"));
+        let rollout = Arc::clone(self.rollout_in(RolloutState::RollingBack, app, generation)?);
+        let from = rollout.from.unwrap_or_default();
+        if missing.is_empty() {
+            self.finish(app, generation, RolloutState::RolledBack);
+            self.record(at, Some(app), None, format!("generation {from} serves again"));
+            return Ok(());
+        }
+        let reason = format!("{}; on the way back: {missing}", rollout.reason);
+        self.set_reason(app, generation, &reason);
+        self.finish(app, generation, RolloutState::Failed);
+        self.record(
+            at,
+            Some(app),
+            None,
+            format!("generation {from} serves again, but not everywhere: {missing}"),
+        );
         Ok(())
     }
 

@@ -175,7 +175,7 @@ fn arbitrary_transition() -> impl Strategy<Value = Transition> {
         0 => Transition::Advance { app, generation, steps },
         1 => Transition::Complete { app, generation },
         2 | 11 | 12 => Transition::RollBack { app, generation, reason },
-        3 => Transition::RolledBack { app, generation },
+        3 => Transition::RolledBack { app, generation, missing: reason },
         4 => Transition::Pause { app, generation, reason },
         5 => Transition::Assign { node, app, generation, desired },
         6 => Transition::Forget { node, app, generation },
@@ -326,8 +326,10 @@ fn fit_transition(fleet: &Fleet, transition: &Transition, second: usize, third: 
         (Transition::RollBack { reason, .. }, Some((app, generation)), _, _) => {
             Transition::RollBack { app, generation, reason }
         }
-        (Transition::RolledBack { .. }, Some((app, generation)), _, _) if third.is_multiple_of(3) => {
-            Transition::RolledBack { app, generation }
+        (Transition::RolledBack { missing, .. }, Some((app, generation)), _, _)
+            if third.is_multiple_of(3) =>
+        {
+            Transition::RolledBack { app, generation, missing }
         }
         (Transition::Pause { reason, .. }, Some((app, generation)), _, _) if third.is_multiple_of(4) => {
             Transition::Pause { app, generation, reason }

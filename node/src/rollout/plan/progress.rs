@@ -97,6 +97,7 @@ impl Forward<'_> {
         }
         let seen = match self.view.presence(node) {
             Presence::Live(seen) => seen,
+            Presence::Down if self.in_flight(node, step) => return self.gone(node),
             Presence::Down => return Next::Wait(Why::Down),
             Presence::Unknown => return Next::Wait(Why::NotHeard),
         };
@@ -351,16 +352,32 @@ impl Forward<'_> {
         }
     }
 
-    /// A node in mid-shift holds its place. One that went down there holds it for as long as it would
-    /// have baked: were it the new generation that took it down, the next node must not follow at once.
+    /// A node in mid-shift holds its place. One that went down there may have been taken down by what it
+    /// took, so the next one does not follow until it is back and has told how it went. Where nothing
+    /// served before all nodes shift together, and who promotes in full vouches for the generation: such
+    /// a rollout goes on without it.
     fn in_flight(&self, node: NodeId, step: &Step) -> bool {
+        let vouched = self.rollout.promotion == Promotion::Full;
         match step {
-            Step::Shifting { since, .. } | Step::Monitoring { since, .. } => match self.view.presence(node) {
+            Step::Shifting { .. } | Step::Monitoring { .. } => match self.view.presence(node) {
                 Presence::Live(_) | Presence::Unknown => true,
-                Presence::Down => self.view.now.since(*since) < self.record.spec.rollout.min_healthy,
+                Presence::Down => self.rollout.from.is_some() && !vouched,
             },
             Step::Preparing { .. } | Step::Ready | Step::Done | Step::Failed { .. } => false,
         }
+    }
+
+    /// Of a node that went down in mid-shift: one that stays away has failed.
+    fn gone(&self, node: NodeId) -> Next {
+        let deadline = self.record.spec.rollout.healthy_deadline;
+        let left = deadline.saturating_sub(self.view.observed.silent_for(node));
+        if left.is_zero() {
+            let deadline = humantime::format_duration(deadline);
+            return Next::Fail(format!(
+                "went down while it took the generation, and is not back after {deadline}"
+            ));
+        }
+        Next::Wait(Why::Gone { left })
     }
 
     /// True when the node serves the app and no other node does that stays as it is. The only node that
@@ -430,10 +447,14 @@ impl Forward<'_> {
     }
 }
 
-/// Never waits for a bake, and never turns round again: it waits until the nodes are back at `from`.
+/// Never waits for a bake, and never turns round again: it waits until the nodes are back at `from`, and
+/// for each no longer than for a node that takes a generation.
 pub(super) fn go_back(view: &View<'_>, generation: GenerationId, rollout: &Rollout, plan: &mut Plan) {
     let from = rollout.from.unwrap_or_default();
+    let record = view.fleet.generation(view.name, generation);
+    let deadline = record.map(|record| record.spec.rollout.healthy_deadline).unwrap_or_default();
     let mut waits = Vec::new();
+    let mut missing = Vec::new();
     for asked in view.asked(Desired::Serve).filter(|asked| asked.generation == from) {
         let node = asked.node;
         let seen_all = view.assigned.iter().filter(|other| other.node == node);
@@ -447,16 +468,28 @@ pub(super) fn go_back(view: &View<'_>, generation: GenerationId, rollout: &Rollo
                 continue;
             }
             Presence::Unknown => Why::NotHeard,
-            Presence::Live(_) => match report {
+            Presence::Live(seen) => match report {
                 Some(report) if report.readiness == Readiness::Serving && seen_all && has_left => continue,
-                Some(report) => Why::GoingBack { detail: report.detail.clone() },
-                None => Why::GoingBack { detail: String::new() },
+                _ => {
+                    let detail = report.map_or(String::new(), |report| report.detail.clone());
+                    if view.lasted(rollout.progressed, seen) >= deadline && view.observed.may_blame() {
+                        missing.push(not_back(view, node, &detail));
+                        continue;
+                    }
+                    Why::GoingBack { detail }
+                }
             },
         };
         waits.push(view.waiting(from, node, why));
     }
     if waits.is_empty() {
-        plan.commands.push(Transition::RolledBack { app: view.name.clone(), generation });
+        let (app, missing) = (view.name.clone(), missing.join("; "));
+        plan.commands.push(Transition::RolledBack { app, generation, missing });
     }
     plan.waiting.extend(waits);
+}
+
+fn not_back(view: &View<'_>, node: NodeId, detail: &str) -> String {
+    let because = if detail.is_empty() { String::new() } else { format!(": {detail}") };
+    format!("node {} does not get back{because}", view.fleet.node_name(node))
 }

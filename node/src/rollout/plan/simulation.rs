@@ -281,6 +281,7 @@ impl World {
             self.tell(|| format!("{transition:?} -> {answer:?}"));
             self.seen.insert(kind(&transition));
             check_replicas(&before, &self.log.fleet, &observed, &transition);
+            check_wave(&self.log.fleet, &transition);
         }
         self.tell(|| {
             let waiting = made.waiting.iter().map(|waiting| waiting.display(&self.log.fleet).to_string());
@@ -519,6 +520,22 @@ fn check_replicas(before: &Fleet, after: &Fleet, observed: &Observed, transition
     }
     let alone = after.rollouts[&key].steps.keys().filter(|node| live(node).is_some()).count() == 1;
     assert!(alone || !ready.is_subset(&moving), "{moving:?} shift, and only {ready:?} serve well");
+}
+
+/// No more nodes hold an unproven generation than a wave has, whether they are up or not.
+fn check_wave(after: &Fleet, transition: &Transition) {
+    let Transition::Advance { app, generation, .. } = transition else { return };
+    let key = (app.clone(), *generation);
+    let (rollout, policy) = (&after.rollouts[&key], &after.generations[&key].spec.rollout);
+    let in_waves = match policy.strategy {
+        RolloutStrategy::Rolling | RolloutStrategy::Canary => rollout.from.is_some(),
+        RolloutStrategy::BlueGreen | RolloutStrategy::AllAtOnce => false,
+    };
+    let unproven = |step: &&Step| matches!(step, Step::Shifting { .. } | Step::Monitoring { .. });
+    let count = rollout.steps.values().filter(unproven).count();
+    let most = policy.max_parallel.max(policy.canaries()).max(1);
+    let is_one = !in_waves || rollout.promotion == Promotion::Full || count <= most as usize;
+    assert!(is_one, "{count} nodes at once, and a wave has {most}: {rollout:?}");
 }
 
 /// What a user has paused moves only by a user's word.

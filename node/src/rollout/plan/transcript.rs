@@ -62,6 +62,7 @@ struct Node {
     /// The leader has heard of it since it leads.
     heard: bool,
     live_for: Duration,
+    silent_for: Duration,
     applied: u64,
     connections: u64,
     quiet_for: Duration,
@@ -167,6 +168,7 @@ impl Story {
             up: true,
             heard: true,
             live_for: Duration::ZERO,
+            silent_for: Duration::ZERO,
             applied,
             connections: 0,
             quiet_for: Duration::ZERO,
@@ -308,13 +310,15 @@ impl Story {
             let id = self.node(name);
             let node = self.nodes.get_mut(&id).unwrap();
             (node.up, node.live_for) = (up, Duration::ZERO);
+            // What was heard last was heard a moment ago, and counts as down at once.
+            node.silent_for = if up { Duration::ZERO } else { SILENCE_MAX + Duration::from_millis(1) };
         }
     }
 
     fn observed(&mut self) -> Observed {
-        let up = self.nodes.iter().filter(|(_, node)| node.up && node.heard);
-        let reports = up.map(|(id, node)| {
-            let age = Duration::ZERO;
+        let heard = self.nodes.iter().filter(|(_, node)| node.heard);
+        let reports = heard.map(|(id, node)| {
+            let age = node.silent_for;
             let (live_for, applied, generations) = (node.live_for, node.applied, node.generations.clone());
             let load = NodeLoad { quiet_for: node.quiet_for, ..NodeLoad::default() };
             let connections = node.connections;
@@ -352,7 +356,11 @@ impl Story {
         for node in self.nodes.values_mut() {
             node.live_for += time;
             node.quiet_for += time;
-            node.heard |= self.leader_for >= Duration::from_millis(500);
+            if node.up {
+                node.heard |= self.leader_for >= Duration::from_millis(500);
+            } else {
+                node.silent_for += time;
+            }
         }
         for _ in 0..ROUNDS_MAX {
             let observed = self.observed();
@@ -404,7 +412,10 @@ impl Story {
             }
             Transition::Complete { generation, .. } => format!("complete {generation}"),
             Transition::RollBack { generation, reason, .. } => format!("roll back {generation}: {reason}"),
-            Transition::RolledBack { generation, .. } => format!("rolled back {generation}"),
+            Transition::RolledBack { generation, missing, .. } => match missing.as_str() {
+                "" => format!("rolled back {generation}"),
+                missing => format!("rolled back {generation}, but {missing}"),
+            },
             Transition::Pause { generation, reason, .. } => format!("pause {generation}: {reason}"),
             Transition::Assign { node, generation, desired, .. } => {
                 format!("assign {} {generation} {}", name(node), format!("{desired:?}").to_lowercase())

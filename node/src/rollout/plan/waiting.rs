@@ -16,6 +16,10 @@ pub(crate) struct Waiting {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Why {
     Down,
+    /// It went down in mid-shift, and may have been taken down by what it took.
+    Gone {
+        left: Duration,
+    },
     /// The leader is new.
     NotHeard,
     Preparing {
@@ -101,6 +105,10 @@ impl fmt::Display for Text<'_> {
         write!(f, "node {}: ", self.fleet.node_name(*node))?;
         match why {
             Why::Down => write!(f, "down; it gets generation {generation} when it returns"),
+            Why::Gone { left } => {
+                let left = seconds(*left);
+                write!(f, "went down while it took generation {generation}, {left} s are left to return")
+            }
             Why::NotHeard => write!(f, "not heard of yet by the new leader"),
             Why::Preparing { detail } => write!(f, "generation {generation} prepares{}", because(detail)),
             Why::OtherSpec => write!(f, "generation {generation} was made from another spec"),
