@@ -118,6 +118,41 @@ async fn ports_are_added_and_taken_away_and_chosen_by_the_cluster() {
     }
 }
 
+#[tokio::test]
+async fn a_port_that_another_process_has_is_refused_where_it_was_asked_for_and_else_passed_over() {
+    let fleet = TestFleet::start(PROGRAM, 3).await;
+    let echo = origin::Echo::start("echo");
+    let taken = fleet.node(1).port(9100);
+    let stranger = std::net::TcpListener::bind(taken).unwrap();
+    let fixed = spec::app("fixed", "9100", &[echo.address()], "");
+    let refused = fleet.apply(&fixed).await.exits(1);
+    assert!(refused.stderr.contains("port 9100 is in use by"), "{refused}");
+    for node in [0, 2] {
+        assert!(
+            whoami(fleet.node(node).port(9100)).await.is_err(),
+            "traffic was moved before all were ready"
+        );
+    }
+    drop(stranger);
+    fleet.apply(&fixed).await.exits(0);
+    assert_eq!(whoami(taken).await.unwrap(), "echo");
+
+    // The cluster would begin with the lowest port of the pool.
+    let _stranger = std::net::TcpListener::bind(fleet.node(1).port(20_000)).unwrap();
+    fleet.apply(&spec::app("any", "0", &[echo.address()], "")).await.exits(0);
+    let ports = fleet.cli(["app", "ports", "any", "-o", "json"]).await.exits(0).json();
+    let port_of = |name: &str| {
+        let ports = ports["items"].as_array().unwrap();
+        let port = ports.iter().find(|port| port["node"] == name).and_then(|port| port["port"].as_u64());
+        u16::try_from(port.unwrap()).unwrap()
+    };
+    for node in fleet.nodes() {
+        assert_eq!(whoami(node.port(port_of(node.name()))).await.unwrap(), "echo");
+    }
+    assert_eq!(port_of("n1"), 20_000);
+    assert_ne!(port_of("n2"), 20_000, "another process has it");
+}
+
 /// The config of the program that this one replaces: three apps with four ports each, and a target
 /// that does not resolve. One port is 7400, so traffic has addresses of its own.
 #[tokio::test]

@@ -119,9 +119,12 @@ fn source(id: u64) -> SocketAddr {
 async fn connect(source: SocketAddr, target: SocketAddr) -> Ended<TcpStream> {
     let connect = async {
         let socket = TcpSocket::new_v4()?;
-        // The port is chosen at connect, when the destination is known: many more are free then.
-        setsockopt(&socket, IpBindAddressNoPort, &true)?;
-        socket.bind(source)?;
+        // Loopback has addresses to spare, each with all its ports. Elsewhere there is only the one.
+        if target.ip().is_loopback() {
+            // The port is chosen at connect, when the destination is known: many more are free then.
+            setsockopt(&socket, IpBindAddressNoPort, &true)?;
+            socket.bind(source)?;
+        }
         let stream = socket.connect(target).await?;
         stream.set_nodelay(true)?;
         Ok(stream)

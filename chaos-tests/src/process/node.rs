@@ -28,6 +28,8 @@ pub struct NodeSettings {
     pub join: Vec<SocketAddr>,
     /// `[traffic] address`, where it is not that of the node.
     pub traffic: Option<Ipv4Addr>,
+    /// The network namespace that it runs in, where that is not the test's.
+    pub namespace: Option<String>,
     /// Where it is not the node's own.
     pub data_dir: Option<PathBuf>,
     /// `[traffic] drain`.
@@ -45,6 +47,7 @@ impl Default for NodeSettings {
             zone: "z1".to_owned(),
             join: Vec::new(),
             traffic: None,
+            namespace: None,
             data_dir: None,
             drain: "5s".to_owned(),
             lost_after: "1m".to_owned(),
@@ -143,7 +146,16 @@ impl Node {
         let file = self.directory.join("node.toml");
         fs::write(&file, self.file()).unwrap();
         let log = OpenOptions::new().create(true).append(true).open(self.log_path()).unwrap();
-        let child = Command::new(&self.program)
+        let mut command = match &self.settings.namespace {
+            // It becomes the program, so that its process is the node's.
+            Some(namespace) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace]).arg(&self.program);
+                command
+            }
+            None => Command::new(&self.program),
+        };
+        let child = command
             .args(["node", "run", "-f"])
             .arg(&file)
             .env("FLOTILLA_UNDER_TEST", "1")

@@ -140,6 +140,40 @@ async fn envoy_follows_the_nodes_incrementally() {
     follows(true).await;
 }
 
+/// Half of this drain is an hour: it goes on because Envoy has confirmed.
+async fn drains(delta: bool, looks: bool) {
+    if peers::program("envoy").is_none() {
+        return;
+    }
+    let (fleet, _echo) = fleet_with_web().await;
+    let envoy = start(&fleet, delta).unwrap();
+    let admin = envoy.admin.to_string();
+    let mut add = vec!["balancer", "add", "envoy", "mesh", "--port", "7403"];
+    if looks {
+        add.extend(["--admin", &admin]);
+    }
+    fleet.cli(add).await.exits(0);
+    seen(&fleet, "mesh", "in sync", &["n1 ready", "n2 ready", "n3 ready"]).await;
+    forwards(envoy.front).await;
+    let load = Load::tcp([envoy.front]).per_second(100).start();
+    let drain = ["node", "drain", "n2", "--deadline", "2h", "--quiet-for", "1s"];
+    fleet.cli(drain).await.exits(0).says("phase=empty");
+    load.stop().await.assert_clean();
+    let confirmed =
+        |node: &flotilla_chaos_tests::process::Node| node.log().contains("the balancers have confirmed");
+    assert!(fleet.nodes().iter().any(confirmed));
+}
+
+#[tokio::test]
+async fn a_drain_goes_on_when_envoy_has_acknowledged() {
+    drains(false, false).await;
+}
+
+#[tokio::test]
+async fn a_drain_goes_on_when_envoy_was_seen_to_send_nothing() {
+    drains(true, true).await;
+}
+
 #[tokio::test]
 async fn envoy_keeps_what_it_has_while_the_leader_changes_and_follows_the_next() {
     if peers::program("envoy").is_none() {
