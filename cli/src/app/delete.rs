@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use flotilla_api::v1::{DeleteAppRequest, ListAppsRequest};
+use flotilla_api::v1::{DeleteAppRequest, ListAppsRequest, NodeGeneration};
 use tokio::time::{Instant, sleep};
 
 use super::{describe, with_suggestion};
@@ -108,7 +108,13 @@ async fn wait_until_gone(client: &Client, shell: &Shell, app: &str) -> Result<()
             if left.state != "deleting" {
                 return Ok(());
             }
-            let progress = format!("draining on {}", plural(left.nodes_placed as usize, "node"));
+            let described = describe(client, app).await.map(|description| description.nodes);
+            let closes = |node: &NodeGeneration| node.desired == "remove";
+            let progress = if described.is_ok_and(|nodes| !nodes.is_empty() && nodes.iter().all(closes)) {
+                "closing its ports, in a minute: a connection may be on its way".to_owned()
+            } else {
+                format!("draining on {}", plural(left.nodes_placed as usize, "node"))
+            };
             if progress != said {
                 shell.output.note(format!("app={app} phase=deleting {progress}"));
                 said = progress;

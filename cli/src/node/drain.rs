@@ -116,7 +116,8 @@ pub(super) async fn follow(client: &Client, shell: &Shell, mut node: Node) -> Re
             return Ok(Followed::Over(Box::new(node)));
         };
         let now = line(&node.name, drain);
-        if now != said {
+        // Numbers of seconds would be a new line each second.
+        if steady(&now) != steady(&said) {
             shell.output.note(&now);
             said = now;
         }
@@ -147,16 +148,15 @@ pub(super) async fn follow(client: &Client, shell: &Shell, mut node: Node) -> Re
 fn line(node: &str, drain: &Drain) -> String {
     let phase = drain.phase.replace(' ', "-");
     match drain.waiting.first() {
-        // Numbers of seconds would be a new line each second.
-        Some(why) if !drain.over => format!("node={node} phase={phase} waiting=\"{}\"", steady(why)),
+        Some(why) if !drain.over => format!("node={node} phase={phase} waiting=\"{why}\""),
         Some(_) | None => format!("node={node} phase={phase}"),
     }
 }
 
-/// Without the numbers that change by themselves.
-fn steady(why: &str) -> String {
-    let words = why.split(' ').map(|word| if word.parse::<u64>().is_ok() { "…" } else { word });
-    words.collect::<Vec<_>>().join(" ")
+/// What stays the same while only its numbers change.
+fn steady(line: &str) -> String {
+    let digits = |c: char| c.is_ascii_digit();
+    line.split(' ').map(|word| word.trim_matches('"').trim_matches(digits)).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -182,7 +182,12 @@ mod tests {
                 &drain("draining", false, &format!("7 connections are left, which are cut in {seconds} s")),
             )
         };
-        assert_eq!(left(9), left(8));
+        assert_eq!(
+            left(9),
+            "node=n3 phase=draining waiting=\"7 connections are left, which are cut in 9 s\""
+        );
+        assert_eq!(steady(&left(10)), steady(&left(8)));
+        assert_ne!(steady(&left(9)), steady(&line("n3", &waits)));
         assert_eq!(line("n3", &drain("empty", true, "")), "node=n3 phase=empty");
     }
 }
