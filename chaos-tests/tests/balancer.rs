@@ -1,6 +1,5 @@
-//! Three nodes behind a real load balancer, with the configuration that `deploy/` ships.
-//!
-//! That it forwards is tested always. That no connection is lost while nodes restart is not true yet.
+//! Three nodes behind a real load balancer, with the configuration that `deploy/` ships: it forwards, and no
+//! connection is lost while nodes restart.
 
 #![allow(
     clippy::unwrap_used,

@@ -138,7 +138,7 @@ fn envoy(fleet: &TestFleet) -> Option<Balancer> {
          \"@type\": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy\n          \
          stat_prefix: web\n          cluster: web\n  clusters:\n  - name: web\n    type: STATIC\n    \
          connect_timeout: 2s\n    health_checks:\n    - timeout: 1s\n      interval: 0.2s\n      \
-         unhealthy_threshold: 1\n      healthy_threshold: 1\n      http_health_check: {{path: /readyz}}\n    \
+         no_traffic_interval: 0.2s\n      unhealthy_threshold: 1\n      healthy_threshold: 1\n      http_health_check: {{path: /readyz}}\n    \
          load_assignment:\n      cluster_name: web\n      endpoints:\n      - lb_endpoints:\n{}\n",
         front(fleet).ip(),
         front(fleet).port(),
@@ -266,11 +266,17 @@ async fn a_drain_shows_its_phases_and_is_called_off_in_any_of_them() {
     let echo = origin::Echo::start("echo");
     fleet.apply(&spec::app("web", "8080", &[echo.address()], "")).await.exits(0);
     let node = fleet.node(2);
-    let phase = async || {
-        let client = node.client().await;
-        let nodes = client.unwrap().list_nodes(flotilla_api::v1::ListNodesRequest {}).await.unwrap();
-        let shown = nodes.into_inner().nodes.into_iter().find(|shown| shown.name == node.name());
-        shown.and_then(|shown| shown.drain).map_or("none".to_owned(), |drain| drain.phase)
+    // Between two leaders a node answers by what it knows, or not at all.
+    let phase_is = async |wanted: &str| {
+        eventually(&format!("the phase is {wanted}"), SOON, async || {
+            let mut client = node.client().await.map_err(|err| err.to_string())?;
+            let request = flotilla_api::v1::ListNodesRequest {};
+            let nodes = client.list_nodes(request).await.map_err(|err| err.to_string())?.into_inner().nodes;
+            let shown = nodes.into_iter().find(|shown| shown.name == node.name());
+            let phase = shown.and_then(|shown| shown.drain).map_or("none".to_owned(), |drain| drain.phase);
+            if phase == wanted { Ok(()) } else { Err(phase) }
+        })
+        .await;
     };
 
     // Lame duck, then quiet: waiting for sessions to die down, and called off.
@@ -278,29 +284,21 @@ async fn a_drain_shows_its_phases_and_is_called_off_in_any_of_them() {
         .cli(["node", "drain", node.name(), "--quiet-for", "1h", "--deadline", "3h", "--no-wait"])
         .await
         .exits(0);
-    eventually("it waits to be quiet", SOON, async || match phase().await {
-        phase if phase == "quiet" => Ok(()),
-        phase => Err(phase),
-    })
-    .await;
+    phase_is("quiet").await;
     whoami(node.port(8080)).await.unwrap();
     fleet.cli(["node", "undrain", node.name()]).await.exits(0);
-    assert_eq!(phase().await, "none");
+    phase_is("none").await;
 
     // A connection that stays open keeps it from being empty.
     let open = tokio::net::TcpStream::connect(node.port(8080)).await.unwrap();
     fleet.cli(["node", "drain", node.name(), "--quiet-for", "1s", "--no-wait"]).await.exits(0);
-    eventually("it waits for a connection", SOON, async || match phase().await {
-        phase if phase == "draining" => Ok(()),
-        phase => Err(phase),
-    })
-    .await;
+    phase_is("draining").await;
     whoami(node.port(8080)).await.unwrap();
     fleet.cli(["node", "cordon", node.name()]).await.exits(1);
     drop(open);
     let drained = drain(&fleet, node.name()).await;
     drained.exits(0);
-    assert_eq!(phase().await, "empty");
+    phase_is("empty").await;
     fleet.cli(["node", "undrain", node.name()]).await.exits(0);
     fleet.cli(["node", "cordon", node.name()]).await.exits(0);
     fleet.cli(["node", "uncordon", node.name()]).await.exits(0);
