@@ -17,12 +17,16 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 /// `GET path`. The error says what the connection did.
 pub async fn get(address: SocketAddr, path: &str) -> Result<(StatusCode, String), String> {
+    get_of(address, &address.to_string(), path).await
+}
+
+/// The same of a host.
+pub async fn get_of(address: SocketAddr, host: &str, path: &str) -> Result<(StatusCode, String), String> {
     let exchange = async {
         let stream = TcpStream::connect(address).await.map_err(|err| err.to_string())?;
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|err| err.to_string())?;
-        let request =
-            Request::get(path).header(HOST, address.to_string()).body(Empty::<Bytes>::new()).unwrap();
+        let request = Request::get(path).header(HOST, host).body(Empty::<Bytes>::new()).unwrap();
         let answer = async {
             let (head, body) = sender.send_request(request).await?.into_parts();
             let body = body.collect().await?.to_bytes();

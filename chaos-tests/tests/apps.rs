@@ -5,12 +5,15 @@
 use std::{collections::BTreeSet, process::Command};
 
 use flotilla_chaos_tests::{
-    client::{get, whoami},
+    client::{get, get_of, whoami},
     origin, peers,
     poll::eventually,
     process::{NodeSettings, SOON, TestFleet},
     spec,
 };
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_flotilla-under-test");
 
@@ -151,6 +154,64 @@ async fn a_port_that_another_process_has_is_refused_where_it_was_asked_for_and_e
     }
     assert_eq!(port_of("n1"), 20_000);
     assert_ne!(port_of("n2"), 20_000, "another process has it");
+}
+
+#[tokio::test]
+async fn apps_share_a_port_and_one_shifts_goes_back_and_goes_away_without_the_other_noticing() {
+    let fleet = TestFleet::start(PROGRAM, 3).await;
+    let [one, two, other] = ["one", "two", "other"].map(origin::Http::start);
+    let app = |name: &str, host: &str, origin: &origin::Http| {
+        let listen = format!("{{ port = 8080, protocol = \"http\", hosts = [\"{host}\"] }}");
+        spec::app(name, &listen, &[origin.address()], "")
+    };
+    let answers = async |host: &str| {
+        let mut answers = Vec::new();
+        for address in fleet.port(8080) {
+            let (status, body) = get_of(address, host, "/").await.unwrap();
+            answers.push((status.as_u16(), body.trim().to_owned()));
+        }
+        answers
+    };
+    let all = |status: u16, body: &str| vec![(status, body.to_owned()); 3];
+
+    fleet.apply(&app("a", "a.test", &one)).await.exits(0);
+    fleet.apply(&app("b", "b.test", &other)).await.exits(0);
+    assert_eq!((answers("a.test").await, answers("b.test").await), (all(200, "one"), all(200, "other")));
+    fleet
+        .apply(&app("c", "B.test", &one))
+        .await
+        .exits(1)
+        .says("cannot share it with app `b`")
+        .says("`b.test`");
+    fleet.apply(&spec::app("c", "8080", &[one.address()], "")).await.exits(1).says("one speaks HTTP there");
+
+    let stop = CancellationToken::new();
+    let mut busy = JoinSet::new();
+    for address in fleet.port(8080) {
+        let stop = stop.clone();
+        busy.spawn(async move {
+            let mut asked = 0;
+            while !stop.is_cancelled() {
+                let (status, body) = get_of(address, "b.test", "/").await.unwrap();
+                assert_eq!((status.as_u16(), body.trim()), (200, "other"), "at {address} after {asked}");
+                asked += 1;
+            }
+            asked
+        });
+    }
+    fleet.apply(&app("a", "a.test", &two)).await.exits(0);
+    assert_eq!(answers("a.test").await, all(200, "two"));
+    fleet.cli(["app", "rollback", "a"]).await.exits(0);
+    assert_eq!(answers("a.test").await, all(200, "one"));
+    fleet.cli(["app", "delete", "a", "--yes"]).await.exits(0);
+    stop.cancel();
+    let asked: u32 = busy.join_all().await.into_iter().sum();
+    assert!(asked > 50, "{asked} requests");
+    assert_eq!(answers("b.test").await, all(200, "other"));
+    // Until nobody can be half-way through connecting the app takes its own; then nobody does.
+    fleet.apply(&app("c", "a.test", &two)).await.exits(0);
+    assert_eq!(answers("a.test").await, all(200, "two"));
+    assert_eq!(answers("d.test").await, all(404, "no such host"));
 }
 
 /// The config of the program that this one replaces: three apps with four ports each, and a target

@@ -189,6 +189,8 @@ pub enum Rejection {
     VersionConflict { app: AppName, expected: u64, actual: u64 },
     #[error("port {port} is taken on node {node} by app `{owner}`")]
     PortTaken { port: u16, node: String, owner: AppName },
+    #[error("port {port} on node {node}: app `{app}` cannot share it with app `{owner}`: {why}")]
+    CannotShare { port: u16, node: String, app: AppName, owner: AppName, why: String },
     #[error("port {port} is reserved on node {node}")]
     PortReserved { port: u16, node: String },
     #[error("node {node} has no free port left in its pool {from}-{to}")]

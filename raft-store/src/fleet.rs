@@ -34,6 +34,7 @@ pub use balancer::{BALANCERS_MAX, Balancer, BalancerKind, Haproxy};
 pub use drain::{DRAIN_DEADLINE, DRAIN_QUIET, Drain, DrainPhase};
 pub use id::{ClusterId, GenerationId, NodeId, Timestamp};
 pub use member::{Availability, Member};
+pub use port::Holders;
 pub use rollout::{Promotion, Rollout, RolloutState, Steer, Step};
 pub use scale::{Scale, ScaledBy};
 
@@ -56,9 +57,9 @@ pub struct Fleet {
     pub members: BTreeMap<NodeId, Arc<Member>>,
     pub apps: BTreeMap<AppName, Arc<App>>,
     pub generations: BTreeMap<(AppName, GenerationId), Arc<Generation>>,
-    /// Which app holds a TCP port of a node. An app keeps a port from the moment a generation is
-    /// placed until the last generation that uses it has left the node.
-    pub ports: BTreeMap<(NodeId, u16), AppName>,
+    /// Which apps hold a TCP port of a node. An app keeps a port, and a name there, from the moment a
+    /// generation is placed until the last generation that uses it has left the node.
+    pub ports: BTreeMap<(NodeId, u16), Arc<Holders>>,
     pub assignments: BTreeMap<NodeId, BTreeMap<(AppName, GenerationId), Arc<Assignment>>>,
     /// Keyed by the generation a rollout leads to: one rollout per generation, and only the one to an
     /// app's wanted generation may be unfinished. Finished ones stay as long as their generation does.

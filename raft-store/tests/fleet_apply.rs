@@ -333,6 +333,49 @@ fn an_app_keeps_a_port_until_its_last_generation_has_left_the_node() {
     assert_eq!(story.asked(N1), format!("{new} serve [81]"));
 }
 
+/// An HTTP app with port 80 for these hosts.
+fn shares(app: usize, hosts: &[&str], placed: &[NodeId]) -> ApplyApp {
+    let mut spec = spec(&name(app), &[80]);
+    spec.listen[0].protocol = flotilla_spec::Protocol::Http;
+    spec.listen[0].hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
+    ApplyApp { spec, if_version: None, placed: placed.to_vec() }
+}
+
+#[test]
+fn apps_share_a_port_by_the_hosts_that_they_name() {
+    let mut story = Story::new();
+    let change = |apps: &[ApplyApp]| Change::ApplyApps { apps: apps.to_vec() };
+    let one = |app, hosts: &[&str]| change(&[shares(app, hosts, &[N1, N2])]);
+    story.does(one(1, &["a.test", "*.a.test"]));
+    let refused = "port 80 on node n1: app `app-2` cannot share it with app `app-1`: ";
+    story.refuses(one(2, &["b.test", "A.test."]), &format!("{refused}the host `a.test` is its already"));
+    story.refuses(apply(2, &[80], &[N1]), &format!("{refused}one speaks HTTP there and the other TCP"));
+    // Also those of one change with each other.
+    let both = [shares(2, &["b.test"], &[N1]), shares(3, &["c.test", "b.test"], &[N1])];
+    story.refuses(
+        change(&both),
+        "port 80 on node n1: app `app-3` cannot share it with app `app-2`: the host `b.test` is its already",
+    );
+    story.does(change(&[shares(2, &["b.test"], &[N1]), shares(3, &[], &[N1])]));
+    story.refuses(one(4, &[]), "port 80 is taken on node n1 by app `app-3`");
+    // The next generation of an app is not in its own way, and holds what the one before has until that is gone.
+    story.does(one(1, &["a.test"]));
+    story.refuses(one(4, &["*.a.test"]), "port 80 on node n1: app `app-4` cannot share it with app `app-1`: the host `*.a.test` is its already");
+    let old = story.fleet.assignments_of(N1, &name(1)).next().unwrap().0;
+    for node in [N1, N2] {
+        story.coordinates(Transition::Forget { node, app: name(1), generation: old });
+    }
+    story.does(one(4, &["*.a.test"]));
+    let holders: Vec<String> = story.fleet.ports[&(N1, 80)].apps.iter().map(ToString::to_string).collect();
+    assert_eq!(holders, ["app-1", "app-2", "app-3", "app-4"]);
+    // One goes, and the port stays with the others.
+    story.does(Change::DeleteApp { app: name(2), if_version: None });
+    let generation = story.fleet.assignments_of(N1, &name(2)).next().unwrap().0;
+    story.coordinates(Transition::Forget { node: N1, app: name(2), generation });
+    assert_eq!(story.fleet.ports[&(N1, 80)].hosts.get("b.test"), None);
+    story.does(one(5, &["b.test"]));
+}
+
 #[test]
 fn port_zero_keeps_its_port_and_else_gets_the_lowest_free_one() {
     let mut story = Story::new();
@@ -340,8 +383,8 @@ fn port_zero_keeps_its_port_and_else_gets_the_lowest_free_one() {
     // 20001 is reserved.
     assert_eq!(story.asked(N1), "5 serve [20000, 20002]");
     story.applies(2, &[0], &[N1, N2]);
-    assert_eq!(story.fleet.ports[&(N1, 20_003)], name(2));
-    assert_eq!(story.fleet.ports[&(N2, 20_000)], name(2));
+    assert!(story.fleet.ports[&(N1, 20_003)].apps.contains(&name(2)));
+    assert!(story.fleet.ports[&(N2, 20_000)].apps.contains(&name(2)));
     story.refuses(apply(3, &[0], &[N1]), "node n1 has no free port left in its pool 20000-20003");
     let new = story.applies(APP, &[0, 0, 90], &[N1]);
     let ports = &story.fleet.assignment(N1, &name(APP), new).unwrap().ports;
@@ -375,7 +418,7 @@ fn a_chosen_port_makes_room_for_a_fixed_one_of_the_same_change() {
         placed: vec![N1],
     });
     story.does(Change::ApplyApps { apps: apps.into() });
-    assert_eq!(story.fleet.ports[&(N1, 20_002)], name(3));
+    assert!(story.fleet.ports[&(N1, 20_002)].apps.contains(&name(3)));
 }
 
 #[test]

@@ -149,6 +149,13 @@ fn every_answer() -> Vec<Answer> {
         Err(Rejection::StaleTerm { proposed: 1, current: 2 }),
         Err(Rejection::Stale { why: "moved on".to_owned() }),
         Err(Rejection::StaleRequest { client: "cli-1".to_owned(), sequence: 1 }),
+        Err(Rejection::CannotShare {
+            port: 80,
+            node: "n2".to_owned(),
+            app: name(1),
+            owner: name(9),
+            why: "the host `a.test` is its already".to_owned(),
+        }),
     ]
 }
 

@@ -67,6 +67,10 @@ pub struct PortConfig {
     pub proxy_protocol: ProxyProtocol,
     /// Who may send a PROXY header; from others none is read.
     pub trusted_proxies: Vec<IpNet>,
+    /// Names that clients ask for, as in [`RouteConfig::hosts`]: of HTTP the host, of TLS the server name. Other apps
+    /// may have the same port for other names. Empty: the hosts of the routes, if each has one and there is no pool
+    /// `default`, and otherwise whatever nobody else claims.
+    pub hosts: Vec<String>,
 }
 
 /// Whether connections begin with a PROXY header.
@@ -426,6 +430,7 @@ impl PortConfig {
             tls: None,
             proxy_protocol: ProxyProtocol::Off,
             trusted_proxies: Vec::new(),
+            hosts: Vec::new(),
         }
     }
 }

@@ -12,15 +12,15 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwapOption;
 use tokio::time::Instant;
 
 use crate::{
     admission::{Gate, Sources},
     config::AppConfig,
     edge::{Edge, Visitors},
-    generation::{Generation, Serving, Slot, Split},
+    generation::{Generation, Serving, Split},
     metrics,
+    port::{Claim, Claims, Slot},
     socket::PortSockets,
     tally::Tally,
     tls::Tls,
@@ -30,6 +30,7 @@ mod audit;
 mod compile;
 mod door;
 mod status;
+mod tenancy;
 #[cfg(test)]
 mod tests;
 
@@ -39,6 +40,7 @@ pub(crate) use compile::{Compiler, Running, check};
 pub use door::DoorError;
 pub(crate) use door::{DOOR_WORKER, Opened};
 pub use status::{GenerationStatus, Phase, PortState, PortStatus, PrepareError, UnknownGeneration};
+use tenancy::{Lease, Port, Stage};
 
 pub(crate) type PortKey = (IpAddr, u16);
 
@@ -93,29 +95,6 @@ struct Entry {
     cut_at: Option<Instant>,
 }
 
-struct Port {
-    /// The app that named it last: nobody else can hold it, because [`State::prepare`] refuses a port
-    /// that another app holds.
-    app: Arc<str>,
-    slot: Arc<Slot>,
-    sockets: Arc<PortSockets>,
-    stage: Stage,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    Bound,
-    Listening,
-    Closing {
-        since: Instant,
-        until: Instant,
-    },
-    /// The workers let go of it.
-    Last {
-        since: Instant,
-    },
-}
-
 /// A removed generation whose sessions may live until `at`.
 struct Cut {
     generation: Arc<Generation>,
@@ -136,10 +115,22 @@ impl App {
         edges.map(|(port, key)| Edge::compile(port, config, before(key))).collect()
     }
 
-    /// Whether one of its generations keeps this port from closing.
-    fn holds(&self, key: PortKey) -> bool {
-        let mut holding = self.generations.values().filter(|entry| entry.holds_ports());
-        holding.any(|entry| keys(&entry.generation.config).any(|held| held == key))
+    /// What its generations hold of a port, which keeps it from closing.
+    fn held(&self, key: PortKey) -> BTreeSet<Claim> {
+        let holding = self.generations.values().filter(|entry| entry.holds_ports());
+        let claims = holding.filter_map(|entry| claims(&entry.generation, key));
+        claims.flat_map(|claims| claims.names.iter().cloned()).collect()
+    }
+
+    /// What those claim of it that shall have it.
+    fn claims(&self, key: PortKey) -> Claims {
+        let serving = self.generations.values().filter(|entry| entry.phase == Phase::Serving);
+        let mut all = Claims { names: BTreeSet::new(), takes_all_alone: true };
+        for claims in serving.filter_map(|entry| claims(&entry.generation, key)) {
+            all.names.extend(claims.names.iter().cloned());
+            all.takes_all_alone &= claims.takes_all_alone;
+        }
+        all
     }
 
     /// Who shall have a port: the generation that serves it, or the two that share it.
@@ -181,23 +172,10 @@ impl Entry {
     }
 }
 
-impl Port {
-    fn serves(&self, generation: &Generation) -> bool {
-        self.slot.serving.load().as_ref().is_some_and(|serving| serving.leads_to(generation))
-    }
-
-    fn set_closing(&self, closing: bool) {
-        if let Some(serving) = self.slot.serving.load().as_ref() {
-            self.slot.serving.store(Some(Arc::new(serving.with_closing(closing))));
-        }
-    }
-}
-
 impl State {
     /// Whether one of the ports is just being closed: wait for that before preparing.
     pub(crate) fn is_closing_for_good(&self, config: &AppConfig) -> bool {
-        keys(config)
-            .any(|key| self.ports.get(&key).is_some_and(|port| matches!(port.stage, Stage::Last { .. })))
+        keys(config).any(|key| self.ports.get(&key).is_some_and(|port| port.stage == Stage::Last))
     }
 
     /// Adds a generation and binds what it needs. Doing it again changes nothing.
@@ -215,9 +193,9 @@ impl State {
             )));
         }
         let is_alive = known.is_some_and(|entry| !entry.running.is_empty() && entry.holds_ports());
-        self.check_owners(config)?;
+        self.check_owners(compiled)?;
         self.touched.insert(Arc::clone(&config.app));
-        self.bind(config, compiler.workers)?;
+        self.bind(compiled, compiler.workers)?;
         if is_alive {
             return Ok(());
         }
@@ -298,11 +276,11 @@ impl State {
 
     /// The shift itself: one store per port.
     fn shift(&mut self, app: &str, key: PortKey) -> Option<Effect> {
-        let serving = Arc::new(self.apps.get(app)?.wanted(key)?);
+        let record = self.apps.get(app)?;
+        let (serving, claims) = (record.wanted(key)?, record.claims(key));
         let app = Arc::clone(&serving.generation.config.app);
         let port = self.ports.get_mut(&key)?;
-        let before = port.slot.serving.swap(Some(serving));
-        self.touched.extend(before.map(|before| Arc::clone(&before.generation.config.app)));
+        self.touched.extend(port.lead(serving, &claims));
         metrics::listener(&app, key.1, true, false);
         if port.stage != Stage::Bound {
             return None;
@@ -361,12 +339,14 @@ impl State {
     /// Takes every step that is due at `now`. Calling it again changes nothing.
     pub(crate) fn settle(&mut self, now: Instant, horizon: Duration) -> Vec<Effect> {
         let mut effects = Vec::new();
-        let may_move =
-            |port: &Port| matches!(port.stage, Stage::Closing { .. }) || self.touched.contains(&port.app);
-        let ports = self.ports.iter().filter(|(_, port)| may_move(port));
-        let keys: Vec<PortKey> = ports.map(|(key, _)| *key).collect();
-        for key in keys {
-            effects.extend(self.settle_port(key, now, horizon));
+        let mut due = Vec::new();
+        for (key, port) in &self.ports {
+            let touched = self.touched.iter().filter(|app| port.of(app).is_some());
+            let closing = port.closing().map(|(app, ..)| app).filter(|app| !self.touched.contains(*app));
+            due.extend(touched.chain(closing).map(|app| (*key, Arc::clone(app))));
+        }
+        for (key, app) in due {
+            effects.extend(self.settle_port(key, &app, now, horizon));
         }
         self.forget(now);
         self.touched.clear();
@@ -378,37 +358,34 @@ impl State {
         effects
     }
 
-    fn settle_port(&mut self, key: PortKey, now: Instant, horizon: Duration) -> Option<Effect> {
+    fn settle_port(
+        &mut self,
+        key: PortKey,
+        app: &Arc<str>,
+        now: Instant,
+        horizon: Duration,
+    ) -> Option<Effect> {
         let port = self.ports.get_mut(&key)?;
-        let is_held = self.apps.get(&port.app).is_some_and(|app| app.holds(key));
-        match (port.stage, is_held) {
-            (Stage::Bound, false) => {
-                self.ports.remove(&key);
-            }
-            (Stage::Listening, false) => {
-                port.stage = Stage::Closing { since: now, until: now + horizon };
-                port.set_closing(true);
-                publish(port, true);
-            }
-            (Stage::Closing { .. }, true) => {
-                port.stage = Stage::Listening;
-                port.set_closing(false);
-                publish(port, false);
-            }
-            (Stage::Closing { since, until }, false) if until <= now => {
-                port.stage = Stage::Last { since };
-                return Some(Effect::Close { key, slot: port.slot.id });
-            }
-            (Stage::Bound | Stage::Listening, true) | (Stage::Closing { .. } | Stage::Last { .. }, _) => {}
+        if self.touched.contains(app) {
+            port.hold(app, self.apps.get(app).map(|app| app.held(key)).unwrap_or_default());
         }
-        None
+        let closes = port.settle(app, now, horizon);
+        let slot = port.slot.id;
+        if port.tenancies.is_empty() && port.stage == Stage::Bound {
+            self.ports.remove(&key);
+        } else if port.of(app).is_none() {
+            self.touched.insert(Arc::clone(app));
+        }
+        closes.then_some(Effect::Close { key, slot })
     }
 
     /// Lets go of what nothing can reach any more.
     fn forget(&mut self, now: Instant) {
         let State { apps, ports, cuts, touched, .. } = self;
         let is_served = |generation: &Generation| {
-            keys(&generation.config).any(|key| ports.get(&key).is_some_and(|port| port.serves(generation)))
+            let app = &generation.config.app;
+            let of = |key| ports.get(&key)?.of(app);
+            keys(&generation.config).any(|key| of(key).is_some_and(|tenancy| tenancy.serves(generation)))
         };
         for name in &*touched {
             let Some(app) = apps.get_mut(name) else { continue };
@@ -445,12 +422,11 @@ impl State {
     /// The workers have let go of a port.
     pub(crate) fn closed(&mut self, key: PortKey, now: Instant) {
         let Some(port) = self.ports.remove(&key) else { return };
-        if let (Stage::Last { since }, Some(serving)) = (port.stage, port.slot.serving.load().as_ref()) {
-            let app = &serving.generation.config.app;
-            self.touched.extend([Arc::clone(app), port.app]);
+        for (app, since, _) in port.closing() {
             metrics::listener(app, key.1, false, false);
             metrics::drained(app, now.saturating_duration_since(since));
         }
+        self.touched.extend(port.tenancies.into_keys());
     }
 
     /// Closes every port now, whoever wants it.
@@ -458,10 +434,9 @@ impl State {
         self.ports.retain(|_, port| port.stage != Stage::Bound);
         self.ports
             .iter_mut()
-            .filter(|(_, port)| !matches!(port.stage, Stage::Last { .. }))
+            .filter(|(_, port)| port.stage != Stage::Last)
             .map(|(key, port)| {
-                port.set_closing(true);
-                port.stage = Stage::Last { since: now };
+                port.close_now(now);
                 Effect::Close { key: *key, slot: port.slot.id }
             })
             .collect()
@@ -469,10 +444,8 @@ impl State {
 
     /// When [`State::settle`] has something to do next, unless something is asked before.
     pub(crate) fn next_due(&self) -> Option<Instant> {
-        let closes = self.ports.values().filter_map(|port| match port.stage {
-            Stage::Closing { until, .. } => Some(until),
-            Stage::Bound | Stage::Listening | Stage::Last { .. } => None,
-        });
+        let open = self.ports.values().filter(|port| port.stage != Stage::Last);
+        let closes = open.flat_map(|port| port.closing().map(|(_, _, until)| until));
         closes.chain(self.cuts.iter().map(|cut| cut.at)).min()
     }
 
@@ -486,13 +459,14 @@ impl State {
     fn status_of(&self, app: &App, entry: &Entry, now: Instant) -> GenerationStatus {
         let config = &entry.generation.config;
         let ports = keys(config).filter_map(|key| {
-            let state = match self.ports.get(&key)?.stage {
-                Stage::Bound => PortState::Bound,
-                Stage::Listening => PortState::Listening,
-                Stage::Closing { until, .. } => {
+            let port = self.ports.get(&key)?;
+            let state = match (port.stage, port.of(&config.app)?.stage) {
+                (Stage::Last, _) => PortState::Closing { left: Duration::ZERO },
+                (Stage::Bound, _) => PortState::Bound,
+                (Stage::Listening, Lease::Waiting | Lease::Serving) => PortState::Listening,
+                (Stage::Listening, Lease::Closing { until, .. }) => {
                     PortState::Closing { left: until.saturating_duration_since(now) }
                 }
-                Stage::Last { .. } => PortState::Closing { left: Duration::ZERO },
             };
             Some(PortStatus { address: key.0, port: key.1, state })
         });
@@ -539,18 +513,25 @@ impl State {
         self.ports.get(&key).map(|port| port.slot.id)
     }
 
-    fn check_owners(&self, config: &AppConfig) -> Result<(), PrepareError> {
-        for key in keys(config) {
-            let Some(Port { app: owner, .. }) = self.ports.get(&key) else { continue };
-            if *owner != config.app && self.apps.get(owner).is_some_and(|app| app.holds(key)) {
-                return Err(PrepareError::Invalid(format!("port {} belongs to app `{owner}`", key.1)));
+    fn check_owners(&self, compiled: &Compiled) -> Result<(), PrepareError> {
+        let Compiled { config, claims, .. } = compiled;
+        for ((key, wanted), claims) in keys(config).zip(&config.ports).zip(&**claims) {
+            let Some(port) = self.ports.get(&key) else { continue };
+            let others = |other: &str| {
+                let entries = self.apps.get(other).into_iter().flat_map(|app| app.generations.values());
+                let holding = entries.filter(|entry| entry.holds_ports());
+                holding.filter_map(|entry| tenancy::at(&entry.generation, key)).collect()
+            };
+            if let Some(why) = port.refuses(&config.app, wanted, claims, others) {
+                return Err(PrepareError::Invalid(why));
             }
         }
         Ok(())
     }
 
     /// Binds the ports that are not there yet: all of them or none.
-    fn bind(&mut self, config: &AppConfig, workers: usize) -> Result<(), PrepareError> {
+    fn bind(&mut self, compiled: &Compiled, workers: usize) -> Result<(), PrepareError> {
+        let Compiled { config, claims, .. } = compiled;
         let mut fresh = Vec::new();
         for key in keys(config).filter(|key| !self.ports.contains_key(key)) {
             let (address, port) = key;
@@ -564,20 +545,14 @@ impl State {
         }
         for ((address, port), sockets) in fresh {
             self.last_id += 1;
-            let slot = Arc::new(Slot {
-                id: self.last_id,
-                address,
-                port,
-                serving: Arc::new(ArcSwapOption::empty()),
-                gate: Arc::default(),
-            });
-            let app = Arc::clone(&config.app);
-            let bound = Port { app, slot, sockets: Arc::new(sockets), stage: Stage::Bound };
-            self.ports.insert((address, port), bound);
+            let slot = Slot { id: self.last_id, address, port, tenants: Arc::default() };
+            self.ports.insert((address, port), Port::new(slot, sockets));
         }
-        for key in keys(config) {
+        for (key, claims) in keys(config).zip(&**claims) {
+            let mut holds = self.apps.get(&config.app).map(|app| app.held(key)).unwrap_or_default();
+            holds.extend(claims.names.iter().cloned());
             if let Some(port) = self.ports.get_mut(&key) {
-                port.app = Arc::clone(&config.app);
+                port.hold(&config.app, holds);
             }
         }
         Ok(())
@@ -604,8 +579,6 @@ fn keys(config: &AppConfig) -> impl Iterator<Item = PortKey> + '_ {
     config.ports.iter().map(|port| (port.address, port.port))
 }
 
-fn publish(port: &Port, is_draining: bool) {
-    if let Some(serving) = port.slot.serving.load().as_ref() {
-        metrics::listener(&serving.generation.config.app, port.slot.port, !is_draining, is_draining);
-    }
+fn claims(generation: &Generation, key: PortKey) -> Option<&Claims> {
+    generation.claims.get(keys(&generation.config).position(|known| known == key)?)
 }

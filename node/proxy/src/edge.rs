@@ -22,9 +22,10 @@ use crate::{
     client_hello::{self, Peeked},
     clock::{Expired, Timer},
     config::{AppConfig, PortConfig, Protocol, ProxyProtocol},
-    generation::{LocalPort, LocalServing},
+    generation::LocalServing,
     http::{self, headers::Seen},
     metrics::TlsCells,
+    port::{At, LocalPort, LocalTenant},
     proxy_protocol::{self, Header, Parsed},
     session::{Admitted, End, reset_on_close},
     stream::Stream,
@@ -128,7 +129,7 @@ impl Client {
 
 /// Why a connection does not come in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Refused {
+pub(crate) enum Refused {
     Node,
     Source,
     App,
@@ -139,13 +140,13 @@ enum Refused {
 /// Lets a connection in of which nothing has to be learned first.
 pub(crate) fn admit(
     worker: &Worker,
-    port: &LocalPort,
+    tenant: &LocalTenant,
     serving: &LocalServing,
     stream: &TcpStream,
     peer: SocketAddr,
 ) -> Option<Admitted> {
     let place = worker.shared.admission.admit(peer.ip()).map_err(Refused::from);
-    match place.and_then(|place| enter(port, serving, place, peer)) {
+    match place.and_then(|place| enter(tenant, serving, place, peer)) {
         Ok(admitted) => Some(admitted),
         Err(refused) => {
             turn_away(worker, serving, stream, refused);
@@ -154,8 +155,9 @@ pub(crate) fn admit(
     }
 }
 
-fn enter(
-    port: &LocalPort,
+/// Takes a connection's places in an app.
+pub(crate) fn enter(
+    tenant: &LocalTenant,
     serving: &LocalServing,
     place: Place,
     client: SocketAddr,
@@ -163,7 +165,7 @@ fn enter(
     let generation = &serving.serving.generation;
     let mut source = None;
     if let Some(visitors) = &serving.serving.visitors {
-        if visitors.access.as_ref().is_some_and(|access| !access.admits(client.ip())) {
+        if !visitors.admits(client.ip()) {
             return Err(Refused::Access);
         }
         if let Some((sources, max)) = &visitors.sources {
@@ -171,11 +173,12 @@ fn enter(
         }
     }
     let app = generation.gate.pass(generation.config.limits.max_connections).ok_or(Refused::App)?;
-    let on_port = port.slot.gate.pass(serving.serving.max_connections).ok_or(Refused::App)?;
+    let on_port = tenant.tenant.gate.pass(serving.serving.max_connections).ok_or(Refused::App)?;
     Ok(Admitted::new(serving, (place, app, on_port, source)))
 }
 
-fn turn_away(worker: &Worker, serving: &LocalServing, stream: &TcpStream, refused: Refused) {
+/// Counts it.
+pub(crate) fn refuse(worker: &Worker, serving: &LocalServing, refused: Refused) {
     let cells = &serving.local.cells;
     match refused {
         Refused::Node | Refused::App => {
@@ -189,6 +192,10 @@ fn turn_away(worker: &Worker, serving: &LocalServing, stream: &TcpStream, refuse
         Refused::Access => cells.rejected_access.one(),
         Refused::ProxyHeader => cells.rejected_proxy_header.one(),
     }
+}
+
+fn turn_away(worker: &Worker, serving: &LocalServing, stream: &TcpStream, refused: Refused) {
+    refuse(worker, serving, refused);
     let is_plain = serving.serving.edge.as_ref().is_none_or(|edge| edge.tls.is_none());
     match (serving.serving.protocol, refused) {
         (Protocol::Http, Refused::App) if is_plain => http::refuse(stream),
@@ -197,6 +204,22 @@ fn turn_away(worker: &Worker, serving: &LocalServing, stream: &TcpStream, refuse
         (Protocol::Tcp, _) | (Protocol::Http, Refused::Access | Refused::ProxyHeader) => {
             reset_on_close(stream)
         }
+    }
+}
+
+impl Refused {
+    /// Whether coming again will not help.
+    pub(crate) fn is_for_good(self) -> bool {
+        match self {
+            Refused::Node | Refused::Source | Refused::App => false,
+            Refused::Access | Refused::ProxyHeader => true,
+        }
+    }
+}
+
+impl Visitors {
+    pub(crate) fn admits(&self, client: IpAddr) -> bool {
+        self.access.as_ref().is_none_or(|access| access.admits(client))
     }
 }
 
@@ -209,10 +232,11 @@ impl From<Full> for Refused {
     }
 }
 
-/// Serves a connection of a port that has an [`Edge`].
+/// Serves a connection of a port that has an [`Edge`], or that several apps share.
 pub(crate) async fn serve(
     worker: Rc<Worker>,
     port: Rc<LocalPort>,
+    tenant: Rc<LocalTenant>,
     serving: Rc<LocalServing>,
     stream: TcpStream,
     peer: SocketAddr,
@@ -220,56 +244,125 @@ pub(crate) async fn serve(
     let timer = worker.clock.timer();
     let mut client = Client::new(peer);
     let identified = identify(&worker, &timer, &serving, &stream, &mut client).await;
+    if port.alone().is_none() {
+        return match identified {
+            Ok(place) => serve_shared(worker, port, tenant, serving, timer, stream, client, place).await,
+            Err(refused) => turn_away(&worker, &serving, &stream, refused),
+        };
+    }
     let serving =
-        if client.peer.ip() == peer.ip() { serving } else { known(&worker, &port, serving, &client) };
+        if client.peer.ip() == peer.ip() { serving } else { known(&worker, &tenant, serving, &client) };
     let admitted = match identified {
-        Ok(place) => enter(&port, &serving, place, client.peer),
+        Ok(place) => enter(&tenant, &serving, place, client.peer),
         Err(refused) => Err(refused),
     };
     let mut admitted = match admitted {
         Ok(admitted) => admitted,
         Err(refused) => return turn_away(&worker, &serving, &stream, refused),
     };
-    let edge = serving.serving.edge.as_ref().expect("the caller has seen it");
-    if edge.tls.is_some() {
-        let timeout = serving.local.generation.config.timeouts.tls_handshake;
-        let cells = serving.tls.as_ref().expect("made with the edge");
-        match shake_hands(&worker, &timer, &port, cells, client.peer.ip(), stream, timeout).await {
-            // The hello chose: it may be a later generation than the one that was there at accept.
-            Ok((serving, stream, tls)) => {
-                client.tls = Some(tls);
-                start(worker, port, serving, timer, stream, client, admitted).await;
-            }
-            Err(end) => admitted.end(end),
-        }
-        return;
+    // None any more: the port was shared when this one was accepted.
+    let edge = serving.serving.edge.as_ref();
+    if edge.is_some_and(|edge| edge.tls.is_some()) {
+        return serve_tls(worker, port, serving, timer, stream, client, Entry::Admitted(admitted)).await;
     }
-    if edge.routes_by_name {
+    if edge.is_some_and(|edge| edge.routes_by_name) {
         match look_for_name(&worker, &timer, &stream).await {
-            Ok((name, read)) => {
+            Ok(Hello { name, read }) => {
                 let before = Before { timer, client, name, read };
                 tcp::serve_known(worker, serving, stream.into(), before, admitted).await;
             }
-            Err(end) => {
+            Err(no_hello) => {
                 reset_on_close(&stream);
-                admitted.end(end);
+                admitted.end(no_hello.end);
             }
         }
         return;
     }
-    start(worker, port, serving, timer, stream.into(), client, admitted).await;
+    start(worker, At { port, home: tenant }, serving, timer, stream.into(), client, admitted).await;
 }
 
-/// Where two generations share the port, the client that the header names decides and not the balancer
+/// The same where the name that a client asks for says which app is meant. `serving`: of one of them.
+#[allow(clippy::too_many_arguments, reason = "what serve has, and the place")]
+async fn serve_shared(
+    worker: Rc<Worker>,
+    port: Rc<LocalPort>,
+    tenant: Rc<LocalTenant>,
+    serving: Rc<LocalServing>,
+    timer: Rc<Timer>,
+    stream: TcpStream,
+    client: Client,
+    place: Place,
+) {
+    if serving.serving.edge.as_ref().is_some_and(|edge| edge.tls.is_some()) {
+        return serve_tls(worker, port, serving, timer, stream, client, Entry::Place(place)).await;
+    }
+    match serving.serving.protocol {
+        Protocol::Http => {
+            let local_port = client.local.map_or(port.slot.port, |local| local.port());
+            let seen = Seen::new(client.peer, local_port, false);
+            let at = At { port, home: tenant };
+            http::serve_shared(worker, at, serving, stream, seen, client.peer, place).await;
+        }
+        Protocol::Tcp => {
+            let (name, read) = match look_for_name(&worker, &timer, &stream).await {
+                Ok(Hello { name, read }) => (name, read),
+                // Whoever speaks something else, or waits to be spoken to, may be for the one that takes the rest.
+                Err(NoHello { end: End::Reset | End::Idle, read, is_open: true }) => (None, read),
+                Err(_) => return reset_on_close(&stream),
+            };
+            let Some(tenant) = port.tenant(name.as_deref()) else {
+                worker.limits.unclaimed.one();
+                if !read.is_empty() {
+                    deny_name(&stream);
+                }
+                return;
+            };
+            let serving = tenant.choose(&worker, client.peer.ip());
+            match enter(&tenant, &serving, place, client.peer) {
+                Ok(admitted) => {
+                    let routes = serving.serving.edge.as_ref().is_some_and(|edge| edge.routes_by_name);
+                    let before = Before { timer, client, name: name.filter(|_| routes), read };
+                    tcp::serve_known(worker, serving, stream.into(), before, admitted).await;
+                }
+                Err(refused) => turn_away(&worker, &serving, &stream, refused),
+            }
+        }
+    }
+}
+
+async fn serve_tls(
+    worker: Rc<Worker>,
+    port: Rc<LocalPort>,
+    first: Rc<LocalServing>,
+    timer: Rc<Timer>,
+    stream: TcpStream,
+    mut client: Client,
+    entry: Entry,
+) {
+    // The hello chooses: it may be a later generation than the one that was there at accept.
+    let agreed = shake_hands(&worker, &timer, &port, &first, client.peer, stream, entry).await;
+    drop(first);
+    if let Some(Agreed { tenant, serving, stream, tls, admitted }) = agreed {
+        client.tls = Some(tls);
+        start(worker, At { port, home: tenant }, serving, timer, stream, client, admitted).await;
+    }
+}
+
+/// Where two generations share the clients, the client that the header names decides and not the balancer
 /// that sent it. A generation without an edge would take what is read already for a part of the session.
-fn known(worker: &Worker, port: &LocalPort, before: Rc<LocalServing>, client: &Client) -> Rc<LocalServing> {
-    let known = port.choose(worker, client.peer.ip()).filter(|serving| serving.serving.edge.is_some());
-    known.unwrap_or(before)
+fn known(
+    worker: &Worker,
+    tenant: &LocalTenant,
+    before: Rc<LocalServing>,
+    client: &Client,
+) -> Rc<LocalServing> {
+    let known = tenant.choose(worker, client.peer.ip());
+    if known.serving.edge.is_some() { known } else { before }
 }
 
 async fn start(
     worker: Rc<Worker>,
-    port: Rc<LocalPort>,
+    at: At,
     serving: Rc<LocalServing>,
     timer: Rc<Timer>,
     stream: Stream,
@@ -284,17 +377,17 @@ async fn start(
             tcp::serve_known(worker, serving, stream, before, admitted).await;
         }
         Protocol::Http => {
-            let local_port = client.local.map_or(port.slot.port, |local| local.port());
+            let local_port = client.local.map_or(at.port.slot.port, |local| local.port());
             let seen = Seen::new(client.peer, local_port, client.tls.is_some());
             match stream {
-                Stream::Plain(stream) => http::serve(worker, port, serving, stream, seen, admitted).await,
+                Stream::Plain(stream) => http::serve(worker, at, serving, stream, seen, admitted).await,
                 stream @ Stream::Tls(_)
                     if client.tls.is_some_and(|tls| tls.alpn.as_deref() == Some(b"h2")) =>
                 {
                     let mut admitted = admitted;
-                    admitted.end(http::h2::serve(worker, port, timer, seen, stream).await);
+                    admitted.end(http::h2::serve(worker, at, timer, seen, stream).await);
                 }
-                stream @ Stream::Tls(_) => http::serve(worker, port, serving, stream, seen, admitted).await,
+                stream @ Stream::Tls(_) => http::serve(worker, at, serving, stream, seen, admitted).await,
             }
         }
     }
@@ -309,8 +402,8 @@ async fn identify(
     client: &mut Client,
 ) -> Result<Place, Refused> {
     let admission = &worker.shared.admission;
-    let edge = serving.serving.edge.as_ref().expect("the caller has seen it");
-    let Some(proxy) = &edge.proxy else { return Ok(admission.admit(client.peer.ip())?) };
+    let proxy = serving.serving.edge.as_ref().and_then(|edge| edge.proxy.as_ref());
+    let Some(proxy) = proxy else { return Ok(admission.admit(client.peer.ip())?) };
     if !proxy.trusted.contains(client.peer.ip()) {
         if proxy.is_required {
             return Err(Refused::ProxyHeader);
@@ -373,15 +466,25 @@ async fn read_proxy_header(stream: &TcpStream) -> io::Result<Header> {
     }
 }
 
-/// The name in a client's hello, and everything read so far.
-async fn look_for_name(
-    worker: &Worker,
-    timer: &Rc<Timer>,
-    stream: &TcpStream,
-) -> Result<(Option<String>, Bytes), End> {
+/// A client's hello.
+struct Hello {
+    name: Option<String>,
+    /// Everything read so far.
+    read: Bytes,
+}
+
+/// Why there is none.
+struct NoHello {
+    end: End,
+    read: Bytes,
+    /// The client is there, and has said something else or nothing.
+    is_open: bool,
+}
+
+async fn look_for_name(worker: &Worker, timer: &Rc<Timer>, stream: &TcpStream) -> Result<Hello, NoHello> {
+    let mut read = BytesMut::zeroed(client_hello::HELLO_BYTES_MAX);
+    let mut length = 0;
     let look = async {
-        let mut read = BytesMut::zeroed(client_hello::HELLO_BYTES_MAX);
-        let mut length = 0;
         loop {
             stream.readable().await?;
             match stream.try_read(&mut read[length..]) {
@@ -392,71 +495,115 @@ async fn look_for_name(
             }
             match client_hello::peek(&read[..length]) {
                 Ok(Peeked::Incomplete) => {}
-                Ok(Peeked::Name(name)) => return Ok((name, Bytes::copy_from_slice(&read[..length]))),
+                Ok(Peeked::Name(name)) => return Ok(name),
                 Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
             }
         }
     };
     let until = worker.clock.after(HELLO_TIMEOUT);
-    match worker.clock.within(timer, until, Box::pin(look)).await {
-        Ok(Ok(found)) => Ok(found),
+    let found = worker.clock.within(timer, until, Box::pin(look)).await;
+    let read = Bytes::copy_from_slice(&read[..length]);
+    match found {
+        Ok(Ok(name)) => Ok(Hello { name, read }),
         Ok(Err(error)) => {
             tracing::debug!(%error, "client hello");
-            Err(End::Reset)
+            Err(NoHello { end: End::Reset, read, is_open: error.kind() == io::ErrorKind::InvalidData })
         }
         Err(expired) => {
             if expired == Expired::Deadline {
                 worker.limits.tls_handshake_timeout.one();
             }
-            Err(expired.into())
+            Err(NoHello { end: expired.into(), read, is_open: expired == Expired::Deadline })
         }
     }
 }
 
-type Agreed = (Rc<LocalServing>, Stream, TlsSession);
+/// What a handshake has come to.
+struct Agreed {
+    tenant: Rc<LocalTenant>,
+    serving: Rc<LocalServing>,
+    stream: Stream,
+    tls: TlsSession,
+    admitted: Admitted,
+}
 
+/// A connection before its handshake.
+enum Entry {
+    Admitted(Admitted),
+    /// The name it asks for says whose it is.
+    Place(Place),
+}
+
+/// `first`: what the port serves, or one of those that share it. `None`: it came to nothing, and that is counted.
 async fn shake_hands(
     worker: &Worker,
     timer: &Rc<Timer>,
     port: &LocalPort,
-    cells: &TlsCells,
-    client: IpAddr,
+    first: &LocalServing,
+    client: SocketAddr,
     stream: TcpStream,
-    timeout: Duration,
-) -> Result<Agreed, End> {
-    let until = worker.clock.after(timeout);
+    entry: Entry,
+) -> Option<Agreed> {
+    let until = worker.clock.after(first.local.generation.config.timeouts.tls_handshake);
+    let cells: &TlsCells = first.tls.as_ref().expect("made with the edge");
+    let mut entry = Some(entry);
     // Boxed: nothing of a handshake is left in the task of a session that lives for days.
-    match worker.clock.within(timer, until, Box::pin(agree(worker, port, client, stream))).await {
-        Ok(Ok((agreed, version))) => {
+    let agree = Box::pin(agree(worker, port, client, stream, &mut entry));
+    let end = match worker.clock.within(timer, until, agree).await {
+        Ok(Ok((tenant, serving, stream, tls, version))) => {
+            let cells = serving.tls.as_deref().unwrap_or(cells);
             match version {
                 Some(ProtocolVersion::TLSv1_3) => cells.ok_v13.one(),
                 Some(_) | None => cells.ok_v12.one(),
             }
-            Ok(agreed)
+            let Some(Entry::Admitted(admitted)) = entry else { return None };
+            return Some(Agreed { tenant, serving, stream, tls, admitted });
         }
         Ok(Err(error)) => {
             tracing::debug!(%error, "TLS handshake");
             cells.failed.one();
-            Err(End::Reset)
+            End::Reset
         }
         Err(expired) => {
             cells.timeout.one();
             worker.limits.tls_handshake_timeout.one();
-            Err(expired.into())
+            expired.into()
         }
+    };
+    if let Some(Entry::Admitted(mut admitted)) = entry {
+        admitted.end(end);
     }
+    None
 }
+
+type Shaken = (Rc<LocalTenant>, Rc<LocalServing>, Stream, TlsSession, Option<ProtocolVersion>);
 
 async fn agree(
     worker: &Worker,
     port: &LocalPort,
-    client: IpAddr,
+    client: SocketAddr,
     stream: TcpStream,
-) -> io::Result<(Agreed, Option<ProtocolVersion>)> {
+    entry: &mut Option<Entry>,
+) -> io::Result<Shaken> {
     let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
-    let serving = port.choose(worker, client).expect("a port keeps what it served last");
+    let Some(tenant) = port.tenant(hello.client_hello().server_name()) else {
+        worker.limits.unclaimed.one();
+        deny_name(&hello.io);
+        return Err(io::Error::other("no app has the name"));
+    };
+    let serving = tenant.choose(worker, client.ip());
     let Some(tls) = serving.serving.edge.as_ref().and_then(|edge| edge.tls.as_ref()) else {
         return Err(io::Error::other("the port no longer ends TLS"));
+    };
+    *entry = match entry.take() {
+        Some(Entry::Place(place)) => match enter(&tenant, &serving, place, client) {
+            Ok(admitted) => Some(Entry::Admitted(admitted)),
+            Err(refused) => {
+                turn_away(worker, &serving, &hello.io, refused);
+                return Err(io::Error::other("turned away"));
+            }
+        },
+        admitted => admitted,
     };
     let stream = hello.into_stream(tls.current()).await?;
     let (_, session) = stream.get_ref();
@@ -465,5 +612,12 @@ async fn agree(
         alpn: session.alpn_protocol().map(<[u8]>::to_vec),
         name: session.server_name().map(str::to_owned),
     };
-    Ok(((serving, Stream::Tls(Box::new(stream.into())), about), version))
+    Ok((tenant, serving, Stream::Tls(Box::new(stream.into())), about, version))
+}
+
+/// Says that nobody here has the name that was asked for (RFC 6066 §3: the alert 112, fatal). Best effort: a few
+/// bytes into an empty send buffer.
+fn deny_name(stream: &TcpStream) {
+    const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
+    let _unheard = stream.try_write(&UNRECOGNIZED_NAME);
 }

@@ -7,15 +7,12 @@
 use std::{
     cell::RefCell,
     collections::BTreeMap,
-    net::IpAddr,
     rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
-
-use arc_swap::{ArcSwapOption, Cache};
 
 use crate::{
     admission::Gate,
@@ -25,7 +22,8 @@ use crate::{
     http::route::Router,
     metrics::{AppCells, PortCells, TlsCells},
     pool::{Endpoints, LocalEndpoint},
-    retry, split,
+    port::{Claims, Slot},
+    retry,
     tally::{LocalTally, Tallies},
     tls::upstream::Transport,
     upstream::{
@@ -56,6 +54,8 @@ pub(crate) struct Generation {
     pub(crate) visitors: Option<Arc<Visitors>>,
     /// In the order of `config.ports`.
     pub(crate) edges: Vec<Option<Arc<Edge>>>,
+    /// The same.
+    pub(crate) claims: Arc<[Claims]>,
 }
 
 pub(crate) struct Pool {
@@ -70,7 +70,8 @@ impl Generation {
     pub(crate) fn compiled(&self) -> Compiled {
         let pools = self.pools.iter().map(|pool| (pool.name.to_string(), PoolConfig::clone(&pool.config)));
         let config = AppConfig { pools: pools.collect(), ..self.config.clone() };
-        Compiled { config, router: Arc::clone(&self.router), digest: self.digest }
+        let (router, claims) = (Arc::clone(&self.router), Arc::clone(&self.claims));
+        Compiled { config, router, claims, digest: self.digest }
     }
 }
 
@@ -285,26 +286,6 @@ impl Serving {
     }
 }
 
-/// `None` until something serves the port for the first time.
-pub(crate) type Swap = ArcSwapOption<Serving>;
-
-/// The one place where a port and the generation it serves meet; a shift is one swap in here.
-pub(crate) struct Slot {
-    pub(crate) id: u64,
-    pub(crate) address: IpAddr,
-    pub(crate) port: u16,
-    pub(crate) serving: Arc<Swap>,
-    /// Open connections of the port.
-    pub(crate) gate: Arc<Gate>,
-}
-
-/// One worker's end of a [`Slot`].
-pub(crate) struct LocalPort {
-    pub(crate) slot: Arc<Slot>,
-    serving: RefCell<Cache<Arc<Swap>, Option<Arc<Serving>>>>,
-    current: RefCell<Option<Rc<LocalServing>>>,
-}
-
 /// What a connection or request that arrives now is served with.
 pub(crate) struct LocalServing {
     pub(crate) serving: Arc<Serving>,
@@ -313,61 +294,11 @@ pub(crate) struct LocalServing {
     /// Where TLS ends here.
     pub(crate) tls: Option<Rc<TlsCells>>,
     /// Who has the other clients, and the share of this one.
-    rest: Option<(u8, Rc<LocalServing>)>,
-}
-
-impl LocalPort {
-    pub(crate) fn new(slot: Arc<Slot>) -> LocalPort {
-        let serving = RefCell::new(Cache::new(Arc::clone(&slot.serving)));
-        LocalPort { slot, serving, current: RefCell::default() }
-    }
-
-    /// Lets go of what is not served any more, so that an idle port keeps no old generation. What is
-    /// served now is looked at when somebody comes.
-    pub(crate) fn forget_old(&self) {
-        let mut cache = self.serving.borrow_mut();
-        let serving = cache.load();
-        let mut current = self.current.borrow_mut();
-        let is_old = |local: &Rc<LocalServing>| {
-            !serving.as_ref().is_some_and(|serving| Arc::ptr_eq(&local.serving, serving))
-        };
-        if current.as_ref().is_some_and(is_old) {
-            *current = None;
-        }
-    }
-
-    /// The choice of the generation: one atomic read, and a comparison as long as nothing changed. Where
-    /// two share the port, the address of the client decides.
-    pub(crate) fn choose(&self, worker: &Worker, client: IpAddr) -> Option<Rc<LocalServing>> {
-        let first = self.look(worker)?;
-        match &first.rest {
-            Some((percent, rest))
-                if !split::takes(first.serving.generation.config.generation, *percent, client) =>
-            {
-                Some(Rc::clone(rest))
-            }
-            Some(_) | None => Some(first),
-        }
-    }
-
-    /// What the port serves now.
-    pub(crate) fn look(&self, worker: &Worker) -> Option<Rc<LocalServing>> {
-        let mut cache = self.serving.borrow_mut();
-        let serving = cache.load().as_ref()?;
-        let mut current = self.current.borrow_mut();
-        match &*current {
-            Some(local) if Arc::ptr_eq(&local.serving, serving) => Some(Rc::clone(local)),
-            Some(_) | None => {
-                let fresh = Rc::new(LocalServing::new(worker, &self.slot, serving));
-                *current = Some(Rc::clone(&fresh));
-                Some(fresh)
-            }
-        }
-    }
+    pub(crate) rest: Option<(u8, Rc<LocalServing>)>,
 }
 
 impl LocalServing {
-    fn new(worker: &Worker, slot: &Slot, serving: &Arc<Serving>) -> LocalServing {
+    pub(crate) fn new(worker: &Worker, slot: &Slot, serving: &Arc<Serving>) -> LocalServing {
         let config = &serving.generation.config;
         let routes = config.routes.iter().map(|route| route.name.clone()).collect();
         let rest = serving

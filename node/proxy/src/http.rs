@@ -8,6 +8,7 @@
 use std::{
     future::poll_fn,
     io,
+    net::SocketAddr,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll},
@@ -21,7 +22,10 @@ use tokio::{
 };
 
 use crate::{
-    generation::{LocalPort, LocalServing},
+    admission::Place,
+    edge,
+    generation::LocalServing,
+    port::At,
     relay,
     session::{Admitted, End},
     worker::Worker,
@@ -43,6 +47,7 @@ pub mod route;
 mod splice;
 
 use connection::{Client, Close, Connection, Tunnel};
+use forward::Parts;
 use headers::Seen;
 
 /// How long and how much is read from a client after the last answer, so that the answer is not
@@ -53,16 +58,68 @@ const LINGER_BYTES_MAX: usize = 1024 * 1024;
 /// Serves one accepted connection to its end.
 pub(crate) async fn serve<C: Client>(
     worker: Rc<Worker>,
-    port: Rc<LocalPort>,
+    at: At,
     serving: Rc<LocalServing>,
     stream: C,
     seen: Seen,
-    mut admitted: Admitted,
+    admitted: Admitted,
 ) {
-    let mut connection = Connection::new(stream, worker, port, &serving, seen);
+    let connection = Connection::new(stream, worker, at, &serving, seen);
     // From here on each request brings its own.
     drop(serving);
-    let end = match connection.run().await {
+    go_on(connection, None, admitted).await;
+}
+
+/// The same on a port that several apps share: the first request says whose the connection is. `serving`: of one of
+/// them.
+pub(crate) async fn serve_shared(
+    worker: Rc<Worker>,
+    at: At,
+    serving: Rc<LocalServing>,
+    stream: TcpStream,
+    seen: Seen,
+    client: SocketAddr,
+    place: Place,
+) {
+    let mut connection = Connection::new(stream, Rc::clone(&worker), at, &serving, seen);
+    drop(serving);
+    let (first, close) = match poll_fn(|cx| connection.poll_request(cx)).await {
+        Ok(parts) => (Some(parts), None),
+        Err(close) => (None, Some(close)),
+    };
+    let serving = match (&first, &close) {
+        (Some(parts), _) => connection.choose(&parts.request),
+        // Each of its requests chooses for itself; for the connection somebody has to stand.
+        (None, Some(Close::Http2)) => Ok(connection.at.home.choose(&worker, client.ip())),
+        (None, _) => Err(close.unwrap_or(Close::Done)),
+    };
+    let serving = match serving {
+        Ok(serving) => serving,
+        Err(close) => {
+            end(&mut connection, close).await;
+            return;
+        }
+    };
+    match edge::enter(&connection.at.home, &serving, place, client) {
+        Ok(admitted) if first.is_none() => {
+            drop(serving);
+            let mut admitted = admitted;
+            admitted.end(Box::pin(http2(connection)).await);
+        }
+        Ok(admitted) => {
+            drop(serving);
+            go_on(connection, first, admitted).await;
+        }
+        Err(refused) => {
+            edge::refuse(&worker, &serving, refused);
+            end(&mut connection, Close::Answer(if refused.is_for_good() { FORBIDDEN } else { OVER_LIMIT }))
+                .await;
+        }
+    }
+}
+
+async fn go_on<C: Client>(mut connection: Connection<C>, first: Option<Box<Parts>>, mut admitted: Admitted) {
+    let end = match connection.run(first).await {
         Close::Tunnel(tunnel) => Box::pin(self::tunnel(connection, tunnel)).await,
         Close::Http2 => Box::pin(http2(connection)).await,
         close => Box::pin(end(&mut connection, close)).await,
@@ -72,10 +129,10 @@ pub(crate) async fn serve<C: Client>(
 
 /// Goes on in HTTP/2, as the client began.
 async fn http2<C: Client>(connection: Connection<C>) -> End {
-    let Connection { io, held, worker, port, deadline, seen, .. } = connection;
+    let Connection { io, held, worker, at, deadline, seen, .. } = connection;
     let begun = held.into_bytes(&worker.buffers);
     match io.into_stream() {
-        Some(io) => h2::serve(worker, port, deadline.timer, seen, Begun { begun, io }).await,
+        Some(io) => h2::serve(worker, at, deadline.timer, seen, Begun { begun, io }).await,
         None => End::Reset,
     }
 }
@@ -85,6 +142,9 @@ pub(crate) fn refuse(stream: &TcpStream) {
     let _unheard = stream.try_write(OVER_LIMIT);
 }
 
+pub(crate) const FORBIDDEN: &[u8] =
+    b"HTTP/1.1 403 Forbidden\r\nContent-Type: text/plain\r\nContent-Length: 10\r\n\
+    Connection: close\r\n\r\nforbidden\n";
 const OVER_LIMIT: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\nContent-Length: 21\r\n\
     Retry-After: 1\r\nConnection: close\r\n\r\ntoo many connections\n";

@@ -25,6 +25,7 @@ pub mod metrics;
 pub mod micro;
 mod pipe;
 mod pool;
+mod port;
 mod proxy;
 mod proxy_protocol;
 mod relay;

@@ -24,9 +24,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::Protocol,
     edge,
-    generation::{LocalPort, Slot},
     http::{self, headers::Seen},
     metrics,
+    port::{At, LocalPort, Slot},
     socket::PortSockets,
     tcp,
     worker::Worker,
@@ -118,8 +118,8 @@ impl Listeners {
     fn report(&self, slot: &Slot) {
         self.worker.shared.listener_restarts.fetch_add(1, Relaxed);
         tracing::error!(address = %slot.address, port = slot.port, "listener died, starting it again");
-        if let Some(serving) = slot.serving.load().as_ref() {
-            metrics::listener_restarted(&serving.generation.config.app);
+        if let Some(tenants) = slot.tenants.load().as_ref() {
+            metrics::listener_restarted(&tenants.first.app);
         }
     }
 
@@ -208,30 +208,28 @@ fn is_about_one_connection(error: &io::Error) -> bool {
 }
 
 fn start(worker: &Rc<Worker>, port: &Rc<LocalPort>, stream: TcpStream, peer: SocketAddr) {
-    let Some(serving) = port.choose(worker, peer.ip()) else {
+    let alone = port.alone();
+    let is_shared = alone.is_none();
+    let Some(tenant) = alone.or_else(|| port.first()) else {
         // A port listens only once something serves it and closes before that is taken away.
         tracing::error!(port = port.slot.port, "a listening port serves nothing");
         return;
     };
-    if serving.serving.edge.is_some() {
+    let serving = tenant.choose(worker, peer.ip());
+    if is_shared || serving.serving.edge.is_some() {
         let (worker, port) = (Rc::clone(worker), Rc::clone(port));
-        spawn_local(edge::serve(worker, port, serving, stream, peer));
+        spawn_local(edge::serve(worker, port, tenant, serving, stream, peer));
         return;
     }
-    let Some(admitted) = edge::admit(worker, port, &serving, &stream, peer) else { return };
+    let Some(admitted) = edge::admit(worker, &tenant, &serving, &stream, peer) else { return };
     match serving.serving.protocol {
         Protocol::Tcp => {
             spawn_local(tcp::serve(Rc::clone(worker), serving, stream, admitted));
         }
         Protocol::Http => {
-            spawn_local(http::serve(
-                Rc::clone(worker),
-                Rc::clone(port),
-                serving,
-                stream,
-                Seen::new(peer, port.slot.port, false),
-                admitted,
-            ));
+            let seen = Seen::new(peer, port.slot.port, false);
+            let at = At { port: Rc::clone(port), home: tenant };
+            spawn_local(http::serve(Rc::clone(worker), at, serving, stream, seen, admitted));
         }
     }
 }

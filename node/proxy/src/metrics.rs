@@ -414,7 +414,7 @@ cells! {
         connections: Count, per_source: Count, header_bytes: Count, header_fields: Count, request_line: Count,
         header_timeout: Count, keep_alive_idle: Count, requests_per_connection: Count, body_idle: Count,
         body_bytes: Count, framing: Count, proxy_header_timeout: Count, tls_handshake_timeout: Count,
-        h2_resets: Count, h2_pings: Count, h2_settings: Count,
+        h2_resets: Count, h2_pings: Count, h2_settings: Count, unclaimed: Count,
     }
 }
 
@@ -438,6 +438,7 @@ impl LimitCells {
             h2_resets: limit("h2_resets"),
             h2_pings: limit("h2_pings"),
             h2_settings: limit("h2_settings"),
+            unclaimed: limit("unclaimed_host"),
         }
     }
 }

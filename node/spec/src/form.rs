@@ -104,7 +104,7 @@ table!(AppSpec {
     rollout: Default::default(),
 });
 table!(Listen {
-    port; address, protocol, tls, proxy_protocol, trusted_proxies, max_connections
+    port; address, protocol, tls, proxy_protocol, trusted_proxies, hosts, max_connections
 } _this => Self::default());
 table!(Tls { ; certificate: OneOrMany, min_version, alpn, client_ca } _this => Self::default());
 table!(Access { ; allow, deny } _this => Self::default());

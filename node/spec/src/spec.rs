@@ -81,6 +81,9 @@ pub struct Listen {
     /// Who may send a PROXY header.
     #[serde(default, deserialize_with = "units::networks")]
     pub trusted_proxies: Vec<IpNet>,
+    /// The names that clients ask for here; other apps may have the same port for others. None: see [`crate::claims`].
+    #[serde(default)]
+    pub hosts: Vec<String>,
     /// Per listener and node; 0 = no limit.
     #[serde(default)]
     pub max_connections: u32,
@@ -719,6 +722,7 @@ impl Default for Listen {
             tls: None,
             proxy_protocol: ProxyMode::Off,
             trusted_proxies: Vec::new(),
+            hosts: Vec::new(),
             max_connections: 0,
         }
     }

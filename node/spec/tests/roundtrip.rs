@@ -55,15 +55,16 @@ fn tls() -> impl Strategy<Value = Tls> {
 fn listen() -> impl Strategy<Value = Vec<Listen>> {
     let address = prop_oneof![Just(Listen::default().address), any::<IpAddr>()];
     let mode = prop_oneof![Just(ProxyMode::Off), Just(ProxyMode::Accept), Just(ProxyMode::Require)];
-    let edge = (option::of(prop_oneof![Just(Tls::default()), tls()]), mode, networks());
+    let edge = (option::of(prop_oneof![Just(Tls::default()), tls()]), mode, networks(), texts());
     let one = (any::<u16>(), address, any::<bool>(), prop_oneof![Just(0), any::<u32>()], edge).prop_map(
-        |(port, address, http, max_connections, (tls, proxy_protocol, trusted_proxies))| Listen {
+        |(port, address, http, max_connections, (tls, proxy_protocol, trusted_proxies, hosts))| Listen {
             port,
             address,
             protocol: if http { Protocol::Http } else { Protocol::Tcp },
             tls,
             proxy_protocol,
             trusted_proxies,
+            hosts,
             max_connections,
         },
     );

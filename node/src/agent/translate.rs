@@ -71,6 +71,7 @@ fn port(listen: &spec::Listen, real: u16, here: &Here) -> proxy::PortConfig {
             spec::ProxyMode::Require => proxy::ProxyProtocol::Require,
         },
         trusted_proxies: listen.trusted_proxies.clone(),
+        hosts: listen.hosts.iter().map(|host| host.to_ascii_lowercase()).collect(),
         ..proxy::PortConfig::new(SocketAddr::new(address, real), protocol)
     }
 }

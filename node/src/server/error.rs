@@ -127,7 +127,14 @@ pub(crate) fn rejected(rejection: &Rejection) -> Status {
         Rejection::PortTaken { .. } => (
             Code::FailedPrecondition,
             "E0201",
-            "`flotilla app ports` shows who has which; or use `port = 0` to let the cluster choose",
+            "`flotilla app ports` shows who has which; name `hosts` in `listen` to share it, or use `port = 0` to \
+             let the cluster choose",
+        ),
+        Rejection::CannotShare { .. } => (
+            Code::FailedPrecondition,
+            "E0201",
+            "`flotilla app ports` shows who has which; apps share a port if nothing but their hosts and certificates \
+             differ there",
         ),
         Rejection::PortReserved { .. } => (
             Code::FailedPrecondition,

@@ -1,6 +1,6 @@
 //! Answers as protobuf: they are kept in the fleet, for requests that come twice.
 
-use super::{DecodeError, app_name, known, port};
+use super::{DecodeError, app_name, corrupt, known, port};
 use crate::{Answer, AppChanged, ClusterId, GenerationId, NodeId, Outcome, Rejection, Reply};
 
 pub(super) mod wire {
@@ -16,7 +16,7 @@ pub(super) mod wire {
     pub(crate) struct Answer {
         #[prost(
             oneof = "Kind",
-            tags = "1, 2, 3, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 40, 41, 42"
+            tags = "1, 2, 3, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 40, 41, 42, 43"
         )]
         pub(crate) kind: Option<Kind>,
     }
@@ -70,9 +70,11 @@ pub(super) mod wire {
         BalancerExists(Fields),
         #[prost(message, tag = "42")]
         InvalidBalancer(Fields),
+        #[prost(message, tag = "43")]
+        CannotShare(Fields),
     }
 
-    /// What rejections speak of: at most an app, a text and two numbers each.
+    /// What rejections speak of: an app, a text and two numbers, and rarely more texts.
     #[derive(Clone, PartialEq, Message)]
     pub(crate) struct Fields {
         #[prost(string, tag = "1")]
@@ -83,6 +85,9 @@ pub(super) mod wire {
         pub(crate) first: u64,
         #[prost(uint64, tag = "4")]
         pub(crate) second: u64,
+        /// Further texts.
+        #[prost(string, repeated, tag = "5")]
+        pub(crate) more: Vec<String>,
     }
 
     #[derive(Clone, PartialEq, Message)]
@@ -135,6 +140,13 @@ impl From<&Answer> for wire::Answer {
                 app: owner.to_string(),
                 text: node.clone(),
                 first: (*port).into(),
+                ..none
+            }),
+            Err(Rejection::CannotShare { port, node, app, owner, why }) => Kind::CannotShare(Fields {
+                app: app.to_string(),
+                text: node.clone(),
+                first: (*port).into(),
+                more: vec![owner.to_string(), why.clone()],
                 ..none
             }),
             Err(Rejection::PortReserved { port, node }) => {
@@ -203,6 +215,17 @@ impl wire::Answer {
             }
             Kind::PortTaken(of) => {
                 Rejection::PortTaken { port: narrow(of.first)?, node: of.text, owner: app_name(&of.app)? }
+            }
+            Kind::CannotShare(of) => {
+                let [owner, why] =
+                    of.more.try_into().map_err(|_| corrupt("a refusal to share without owner and reason"))?;
+                Rejection::CannotShare {
+                    port: narrow(of.first)?,
+                    node: of.text,
+                    app: app_name(&of.app)?,
+                    owner: app_name(&owner)?,
+                    why,
+                }
             }
             Kind::PortReserved(of) => Rejection::PortReserved { port: narrow(of.first)?, node: of.text },
             Kind::PortPoolExhausted(of) => Rejection::PortPoolExhausted {

@@ -235,7 +235,10 @@ impl Fleet {
                 format!("node {name}: another process has port {old}, so generation {generation} gets {new}");
             self.record(at, Some(app), Some(node), what);
         }
-        self.hold_ports(node, app, &ports);
+        let Ok(spec) = self.generation(app, generation).map(|generation| Arc::clone(&generation.spec)) else {
+            return Ok(());
+        };
+        self.hold_ports(node, &spec, &ports);
         if let Some(of_node) = self.assignments.get_mut(&node)
             && let Some(assignment) = of_node.get_mut(&(app.clone(), generation))
         {
@@ -243,7 +246,7 @@ impl Fleet {
             assignment.ports = ports;
             assignment.index = at.index;
         }
-        self.free_ports(node, app, &before);
+        self.free_ports(node, &spec, &before);
         Ok(())
     }
 
@@ -256,7 +259,10 @@ impl Fleet {
         desired: Desired,
         ports: Vec<u16>,
     ) {
-        self.hold_ports(node, app, &ports);
+        if let Ok(record) = self.generation(app, generation) {
+            let spec = Arc::clone(&record.spec);
+            self.hold_ports(node, &spec, &ports);
+        }
         let assignment = Assignment { desired, percent: 100, ports, index: at.index, since: at.time };
         self.assignments.entry(node).or_default().insert((app.clone(), generation), Arc::new(assignment));
     }
@@ -355,7 +361,10 @@ impl Fleet {
         if of_node.is_empty() {
             self.assignments.remove(&node);
         }
-        self.free_ports(node, app, &gone.ports);
+        if let Ok(record) = self.generation(app, generation) {
+            let spec = Arc::clone(&record.spec);
+            self.free_ports(node, &spec, &gone.ports);
+        }
     }
 }
 

@@ -150,7 +150,8 @@ impl Fleet {
         if port == 0 {
             return Err(invalid("a balancer cannot find port 0".to_owned()));
         }
-        if let Some(((node, _), app)) = self.ports.iter().find(|((_, taken), _)| *taken == port) {
+        let held = self.ports.iter().find(|((_, taken), _)| *taken == port);
+        if let Some((node, app)) = held.and_then(|((node, _), holders)| Some((node, holders.apps.first()?))) {
             return Err(Rejection::PortTaken { port, node: self.node_name(*node), owner: app.clone() });
         }
         let reserves = |member: &&Arc<super::Member>| member.reserved_ports.contains(&port);

@@ -7,15 +7,45 @@ use std::{
     sync::Arc,
 };
 
-use flotilla_spec::{AppName, AppSpec};
+use flotilla_spec::{ANY_HOST, AppName, AppSpec, Listen};
 
 use super::{Fleet, NodeId};
 use crate::Rejection;
 
+/// The apps that have a port of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Holders {
+    pub apps: BTreeSet<AppName>,
+    /// Whose each name is that clients may ask for there, see [`flotilla_spec::claims`].
+    pub hosts: BTreeMap<String, AppName>,
+}
+
+impl Holders {
+    /// Adds what an app claims. Whose it is already is named.
+    fn add(&mut self, app: &AppName, hosts: BTreeSet<String>) -> Result<(), (String, AppName)> {
+        if let Some((host, owner)) = self.clash(app, &hosts) {
+            return Err((host, owner));
+        }
+        self.apps.insert(app.clone());
+        self.hosts.extend(hosts.into_iter().map(|host| (host, app.clone())));
+        Ok(())
+    }
+
+    fn clash(&self, app: &AppName, hosts: &BTreeSet<String>) -> Option<(String, AppName)> {
+        let mut owned = hosts.iter().filter_map(|host| Some((host, self.hosts.get(host)?)));
+        owned.find(|(_, owner)| *owner != app).map(|(host, owner)| (host.clone(), owner.clone()))
+    }
+
+    fn other_than(&self, app: &AppName) -> Option<&AppName> {
+        self.apps.iter().find(|holder| *holder != app)
+    }
+}
+
 /// Ports that the command at hand takes, before it changes anything.
 #[derive(Default)]
 pub(super) struct Claims {
-    taken: BTreeMap<(NodeId, u16), AppName>,
+    /// With the entry of one of them, which is like all others.
+    taken: BTreeMap<(NodeId, u16), (Holders, Listen)>,
     /// The lowest port of each node that may be free: a command for a thousand apps must not look at
     /// the first thousand ports a thousand times.
     lowest: BTreeMap<NodeId, u16>,
@@ -37,16 +67,80 @@ impl Fleet {
         spec: &AppSpec,
     ) -> Result<(), Rejection> {
         let member = self.member(node)?;
-        for port in spec.listen.iter().map(|listen| listen.port).filter(|port| *port != 0) {
+        for listen in spec.listen.iter().filter(|listen| listen.port != 0) {
+            let port = listen.port;
             if member.reserved_ports.contains(&port) || self.is_balancer_port(port) {
                 return Err(Rejection::PortReserved { port, node: member.name.clone() });
             }
-            let holder = self.ports.get(&(node, port)).filter(|holder| **holder != spec.name).cloned();
-            if let Some(owner) = holder.or_else(|| claims.taken.insert((node, port), spec.name.clone())) {
-                return Err(Rejection::PortTaken { port, node: member.name.clone(), owner });
+            if claims.taken.get(&(node, port)).is_some_and(|(holders, _)| holders.apps.contains(&spec.name)) {
+                // One assignment has a port once.
+                return Err(Rejection::PortTaken {
+                    port,
+                    node: member.name.clone(),
+                    owner: spec.name.clone(),
+                });
             }
+            let hosts = flotilla_spec::claims(spec, listen);
+            self.check_shared(claims, node, spec, listen, &hosts).map_err(|(owner, why)| match why {
+                Some(why) => {
+                    let (app, node) = (spec.name.clone(), member.name.clone());
+                    Rejection::CannotShare { port, node, app, owner, why }
+                }
+                None => Rejection::PortTaken { port, node: member.name.clone(), owner },
+            })?;
+            let taken =
+                claims.taken.entry((node, port)).or_insert_with(|| (Holders::default(), listen.clone()));
+            taken.0.add(&spec.name, hosts).expect("nobody else was found to have them");
         }
         Ok(())
+    }
+
+    /// Whose a port is that an app cannot have as well, and why; `None`: both want whatever is left.
+    fn check_shared(
+        &self,
+        claims: &Claims,
+        node: NodeId,
+        spec: &AppSpec,
+        listen: &Listen,
+        hosts: &BTreeSet<String>,
+    ) -> Result<(), (AppName, Option<String>)> {
+        let app = &spec.name;
+        let key = (node, listen.port);
+        let held = self.ports.get(&key).map(Arc::as_ref);
+        let taken = claims.taken.get(&key);
+        let holders = || held.into_iter().chain(taken.map(|(holders, _)| holders));
+        let only_rest = hosts.iter().all(|host| host == ANY_HOST);
+        // All that have it agree with each other, so one of them speaks for all.
+        let owner = held.and_then(|holders| holders.other_than(app));
+        let terms_held = owner.into_iter().flat_map(|owner| {
+            let entries = self.entries_at(key, owner).map(|(_, listen)| listen);
+            entries.filter_map(move |other| Some((owner, flotilla_spec::differ(listen, other)?)))
+        });
+        let terms_taken = taken.and_then(|(holders, other)| {
+            Some((holders.other_than(app)?, flotilla_spec::differ(listen, other)?))
+        });
+        if let Some((owner, why)) = terms_held.chain(terms_taken).next() {
+            return Err((owner.clone(), Some(why.to_owned())));
+        }
+        match holders().find_map(|holders| holders.clash(app, hosts)) {
+            None => Ok(()),
+            Some((_, owner)) if only_rest => Err((owner, None)),
+            Some((host, owner)) => Err((owner, Some(format!("the host `{host}` is its already")))),
+        }
+    }
+
+    /// The specs of an app's generations on a node with the entries that have that port.
+    fn entries_at(
+        &self,
+        (node, port): (NodeId, u16),
+        app: &AppName,
+    ) -> impl Iterator<Item = (&AppSpec, &Listen)> {
+        self.assignments_of(node, app).flat_map(move |(generation, assignment)| {
+            let spec = self.generations.get(&(app.clone(), generation)).map(|generation| &*generation.spec);
+            let entries =
+                spec.into_iter().flat_map(|spec| spec.listen.iter().map(move |listen| (spec, listen)));
+            entries.zip(&assignment.ports).filter(move |(_, held)| **held == port).map(|(entry, _)| entry)
+        })
     }
 
     /// `0` keeps the port that the same entry of `listen` has there, else gets the lowest free one of
@@ -84,7 +178,9 @@ impl Fleet {
             });
             let exhausted = || Rejection::PortPoolExhausted { node: member.name.clone(), from, to };
             let port = chosen.ok_or_else(exhausted)?;
-            claims.taken.insert((node, port), spec.name.clone());
+            let mut holders = Holders::default();
+            holders.add(&spec.name, flotilla_spec::claims(spec, listen)).expect("it is the only one");
+            claims.taken.insert((node, port), (holders, listen.clone()));
             ports.push(port);
         }
         Ok(ports)
@@ -110,34 +206,52 @@ impl Fleet {
         held.into_iter().flatten().map(|((_, port), _)| *port)
     }
 
-    pub(super) fn hold_ports(&mut self, node: NodeId, app: &AppName, ports: &[u16]) {
-        for port in ports {
-            self.ports.insert((node, *port), app.clone());
+    /// Of one entry of `listen` each.
+    pub(super) fn hold_ports(&mut self, node: NodeId, spec: &AppSpec, ports: &[u16]) {
+        for (listen, port) in spec.listen.iter().zip(ports) {
+            let holders = Arc::make_mut(self.ports.entry((node, *port)).or_default());
+            // What is somebody else's was refused before anything was changed.
+            let _theirs = holders.add(&spec.name, flotilla_spec::claims(spec, listen));
         }
     }
 
     /// Frees what no other generation of the app uses on the node.
-    pub(super) fn free_ports(&mut self, node: NodeId, app: &AppName, ports: &[u16]) {
-        let kept: BTreeSet<u16> =
-            self.assignments_of(node, app).flat_map(|(_, assignment)| &assignment.ports).copied().collect();
-        for port in ports.iter().filter(|port| !kept.contains(port)) {
-            self.ports.remove(&(node, *port));
+    pub(super) fn free_ports(&mut self, node: NodeId, spec: &AppSpec, ports: &[u16]) {
+        let app = &spec.name;
+        for (listen, port) in spec.listen.iter().zip(ports) {
+            let key = (node, *port);
+            let entries = self.entries_at(key, app);
+            let kept: BTreeSet<String> =
+                entries.flat_map(|(spec, listen)| flotilla_spec::claims(spec, listen)).collect();
+            let Some(holders) = self.ports.get_mut(&key).map(Arc::make_mut) else { continue };
+            for host in flotilla_spec::claims(spec, listen).difference(&kept) {
+                holders.hosts.remove(host);
+            }
+            if kept.is_empty() {
+                holders.apps.remove(app);
+            }
+            if holders.apps.is_empty() {
+                self.ports.remove(&key);
+            }
         }
     }
 
     /// What `ports` must be: every port of every assignment.
-    pub(crate) fn held_ports(&self) -> Result<BTreeMap<(NodeId, u16), AppName>, String> {
-        let mut held: BTreeMap<(NodeId, u16), AppName> = BTreeMap::new();
+    pub(crate) fn held_ports(&self) -> Result<BTreeMap<(NodeId, u16), Arc<Holders>>, String> {
+        let mut held: BTreeMap<(NodeId, u16), Holders> = BTreeMap::new();
         for (node, assignments) in &self.assignments {
-            for ((app, _), assignment) in assignments {
-                for port in &Arc::as_ref(assignment).ports {
-                    let other = held.insert((*node, *port), app.clone());
-                    if let Some(other) = other.filter(|other| other != app) {
-                        return Err(format!("port {port} of node {node} is held by {other} and {app}"));
-                    }
+            for (key @ (app, _), assignment) in assignments {
+                let generation =
+                    self.generations.get(key).ok_or_else(|| format!("{app}: no such generation"))?;
+                for (listen, port) in generation.spec.listen.iter().zip(&assignment.ports) {
+                    let holders = held.entry((*node, *port)).or_default();
+                    let added = holders.add(app, flotilla_spec::claims(&generation.spec, listen));
+                    added.map_err(|(host, owner)| {
+                        format!("host {host} of port {port} of node {node} is held by {owner} and {app}")
+                    })?;
                 }
             }
         }
-        Ok(held)
+        Ok(held.into_iter().map(|(key, holders)| (key, Arc::new(holders))).collect())
     }
 }

@@ -47,8 +47,7 @@ impl fmt::Display for Drift {
 impl State {
     /// The slots that every worker is to accept for.
     pub(crate) fn listening(&self) -> BTreeSet<u64> {
-        let listening = |stage| matches!(stage, Stage::Listening | Stage::Closing { .. });
-        self.ports.values().filter(|port| listening(port.stage)).map(|port| port.slot.id).collect()
+        self.ports.values().filter(|port| port.stage == Stage::Listening).map(|port| port.slot.id).collect()
     }
 
     /// Puts right what is wrong with the ports. `expected`: what was listening before the workers were
@@ -62,18 +61,19 @@ impl State {
         for app in self.apps.values() {
             for entry in app.generations.values().filter(|entry| entry.phase == Phase::Serving) {
                 for config in &entry.generation.config.ports {
-                    let Some(port) = self.ports.get(&(config.address, config.port)) else { continue };
+                    let key = (config.address, config.port);
+                    let Some(port) = self.ports.get(&key) else { continue };
+                    let Some(tenancy) = port.of(&entry.generation.config.app) else { continue };
                     let drift = |kind| Drift {
                         app: Arc::clone(&entry.generation.config.app),
                         generation: entry.generation.config.generation,
                         port: config.port,
                         kind,
                     };
-                    if !port.serves(&entry.generation) {
-                        let to = port.slot.serving.load().as_ref().map(number);
+                    if !tenancy.serves(&entry.generation) {
+                        let to = tenancy.tenant.serving.load().as_ref().map(number);
                         drifts.push(drift(DriftKind::LedElsewhere { to }));
-                        let key = (config.address, config.port);
-                        port.slot.serving.store(app.wanted(key).map(Arc::new));
+                        tenancy.tenant.serving.store(app.wanted(key).map(Arc::new));
                     }
                     let is_due = port.stage == Stage::Listening && expected.contains(&port.slot.id);
                     for (worker, accepting) in accepting.iter().enumerate() {
@@ -93,14 +93,16 @@ impl State {
     /// Of one generation where all its ports lead to it, of what they lead to otherwise.
     pub(super) fn served_digest(&self, entry: &Entry) -> [u8; 32] {
         let own = entry.generation.digest;
-        let ports = || keys(&entry.generation.config).map(|key| self.ports.get(&key));
-        let leads_here = |port: Option<&super::Port>| port.is_some_and(|port| port.serves(&entry.generation));
+        let config = &entry.generation.config;
+        let ports = || keys(config).map(|key| self.ports.get(&key)?.of(&config.app));
+        let leads_here =
+            |port: Option<&super::tenancy::Tenancy>| port.is_some_and(|port| port.serves(&entry.generation));
         if entry.phase != Phase::Serving || ports().all(leads_here) {
             return own;
         }
         let mut hash = Sha256::new();
         for port in ports() {
-            let serving = port.map(|port| port.slot.serving.load());
+            let serving = port.map(|port| port.tenant.serving.load());
             let digest = serving.as_ref().and_then(|serving| serving.as_ref());
             hash.update(digest.map_or([0; 32], |serving| serving.generation.digest));
         }
@@ -109,9 +111,10 @@ impl State {
 
     /// For tests: lets a port lead to another generation of its app behind the back of everything.
     pub(crate) fn mislead(&self, key: PortKey, app: &str, number: u64) -> bool {
-        let (Some(port), Some(entry)) = (self.ports.get(&key), self.entry(app, number)) else { return false };
-        let Some(serving) = port.slot.serving.load_full() else { return false };
-        port.slot.serving.store(Some(Arc::new(Serving {
+        let tenancy = self.ports.get(&key).and_then(|port| port.of(app));
+        let (Some(tenancy), Some(entry)) = (tenancy, self.entry(app, number)) else { return false };
+        let Some(serving) = tenancy.tenant.serving.load_full() else { return false };
+        tenancy.tenant.serving.store(Some(Arc::new(Serving {
             generation: Arc::clone(&entry.generation),
             split: None,
             ..Serving::clone(&serving)

@@ -18,14 +18,13 @@ use crate::{
     config::{AppConfig, PoolConfig, Protocol, ProxyProtocol, UpstreamProtocol},
     edge::{Edge, Visitors},
     generation::{Generation, Pins, Pool},
-    http::route::Router,
+    http::route::{DEFAULT_POOL, Router, is_host_pattern},
+    port::Claims,
     tally::Tallies,
     tls::upstream::Transport,
     upstream::{Place, Upstream, balance::Strategies},
 };
 
-/// The pool that TCP sessions, and requests no route claims, go to.
-const DEFAULT_POOL: &str = "default";
 /// Of the canonical form. A spec of the longest size there is takes about a quarter of it.
 const COMPILED_BYTES_MAX: usize = 16 << 20;
 
@@ -57,6 +56,7 @@ pub(crate) struct Running {
 pub struct Compiled {
     pub(crate) config: AppConfig,
     pub(crate) router: Arc<Router>,
+    pub(crate) claims: Arc<[Claims]>,
     pub(crate) digest: [u8; 32],
 }
 
@@ -87,6 +87,12 @@ pub(crate) fn check(config: AppConfig, strategies: &Strategies) -> Result<Compil
         if port.proxy_protocol != ProxyProtocol::Off && port.trusted_proxies.is_empty() {
             return invalid(format!("port {} takes PROXY headers from nobody", port.port));
         }
+        if let Some(host) = port.hosts.iter().find(|host| !is_host_pattern(host)) {
+            return invalid(format!(
+                "port {}: `{host}` is no host name, and neither `*.` nor `.*` with one",
+                port.port
+            ));
+        }
     }
     for (name, pool) in &config.pools {
         if pool.send_proxy.is_some() && (has_http || pool.tls.is_some()) {
@@ -105,7 +111,8 @@ pub(crate) fn check(config: AppConfig, strategies: &Strategies) -> Result<Compil
         return invalid(format!("it is {bytes} bytes long, and at most {COMPILED_BYTES_MAX} are served"));
     }
     let router = Arc::new(router(&config).map_err(PrepareError::Invalid)?);
-    Ok(Compiled { config, router, digest })
+    let claims = config.ports.iter().map(|port| Claims::of(&config, port)).collect();
+    Ok(Compiled { config, router, claims, digest })
 }
 
 /// SHA-256 of everything that a generation does. Every field is in its `Debug` form, so that none can
@@ -135,7 +142,7 @@ pub(crate) fn compile(
     visitors: Option<Arc<Visitors>>,
     compiler: &Compiler<'_>,
 ) -> Result<(Arc<Generation>, Vec<Arc<Running>>), String> {
-    let Compiled { config, router, digest } = compiled;
+    let Compiled { config, router, claims, digest } = compiled;
     let running: Vec<Arc<Running>> = config
         .pools
         .iter()
@@ -165,6 +172,7 @@ pub(crate) fn compile(
         gate: Arc::clone(gate),
         visitors,
         edges,
+        claims: Arc::clone(claims),
     };
     Ok((Arc::new(generation), running))
 }

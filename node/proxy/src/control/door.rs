@@ -12,7 +12,8 @@ use arc_swap::ArcSwapOption;
 use super::State;
 use crate::{
     config::Protocol,
-    generation::{Serving, Slot},
+    generation::Serving,
+    port::{Slot, Tenant, Tenants},
     socket::PortSockets,
 };
 
@@ -78,13 +79,14 @@ impl State {
         sockets.listen()?;
         let address = sockets.local_address()?;
         self.last_id += 1;
+        let tenant = Tenant::new(&serving.generation.config.app);
+        tenant.serving.store(Some(Arc::new(serving)));
         let slot = Slot {
             id: self.last_id,
             address: address.ip(),
             // The port it stands for: a label of metrics, of which a door is not to make new ones.
             port: label,
-            serving: Arc::new(ArcSwapOption::from_pointee(serving)),
-            gate: Arc::default(),
+            tenants: Arc::new(ArcSwapOption::from_pointee(Tenants::alone(&Arc::new(tenant)))),
         };
         Ok(Opened { slot: Arc::new(slot), sockets: Arc::new(sockets), address })
     }

@@ -57,7 +57,7 @@ impl Table {
 
     fn serving(&self, config: &AppConfig) -> Arc<Serving> {
         let key = keys(config).next().unwrap();
-        self.state.ports[&key].slot.serving.load_full().unwrap()
+        self.state.ports[&key].of(&config.app).unwrap().tenant.serving.load_full().unwrap()
     }
 }
 

@@ -14,17 +14,19 @@ use tokio::{
 };
 
 use super::{
+    FORBIDDEN,
     deadline::{Deadline, Phase},
     forward::{Parts, Then, exchange},
-    head::{Malformed, may_be_whole, partial},
-    headers::Seen,
+    head::{Head, Malformed, may_be_whole, partial},
+    headers::{self, Seen},
     held::Held,
 };
 use crate::{
     clock::{Expired, NEVER},
-    generation::{LocalPort, LocalServing, Pin},
+    generation::{LocalServing, Pin},
     metrics::AppCells,
     pool::InFlight,
+    port::At,
     session::{End, reset_on_close},
     stream::Stream,
     tcp::Active,
@@ -124,7 +126,7 @@ pub(crate) struct Connection<C> {
     pub(crate) io: C,
     pub(crate) held: Held,
     pub(crate) worker: Rc<Worker>,
-    pub(crate) port: Rc<LocalPort>,
+    pub(crate) at: At,
     pub(crate) deadline: Deadline,
     /// The same for the fields of each request.
     pub(crate) seen: Seen,
@@ -145,7 +147,7 @@ impl<C: Client> Connection<C> {
     pub(crate) fn new(
         io: C,
         worker: Rc<Worker>,
-        port: Rc<LocalPort>,
+        at: At,
         serving: &LocalServing,
         seen: Seen,
     ) -> Connection<C> {
@@ -155,7 +157,7 @@ impl<C: Client> Connection<C> {
             held: Held::default(),
             deadline: Deadline::new(&worker.clock),
             worker,
-            port,
+            at,
             seen,
             cells: Rc::clone(&serving.local.cells),
             idle: Duration::ZERO,
@@ -173,11 +175,15 @@ impl<C: Client> Connection<C> {
     }
 
     /// Answers requests until there are no more.
-    pub(crate) async fn run(&mut self) -> Close {
+    /// `first`: one that was read already.
+    pub(crate) async fn run(&mut self, mut first: Option<Box<Parts>>) -> Close {
         loop {
-            let mut parts = match poll_fn(|cx| self.poll_request(cx)).await {
-                Ok(parts) => parts,
-                Err(close) => return close,
+            let mut parts = match first.take() {
+                Some(parts) => parts,
+                None => match poll_fn(|cx| self.poll_request(cx)).await {
+                    Ok(parts) => parts,
+                    Err(close) => return close,
+                },
             };
             // On the heap, so that an idle connection is without it: allocating what was freed a moment ago costs
             // next to nothing, 900 bytes for each of 50,000 connections do not.
@@ -191,16 +197,39 @@ impl<C: Client> Connection<C> {
         }
     }
 
-    /// Chooses for a new request.
-    pub(crate) fn choose(&mut self) -> Rc<LocalServing> {
-        let serving = self.port.choose(&self.worker, self.seen.ip).expect("a port keeps what it served last");
+    /// Chooses for a new request. Or how to close, where there is nobody to choose.
+    pub(crate) fn choose(&mut self, request: &Head) -> Result<Rc<LocalServing>, Close> {
+        let serving = match self.at.port.alone() {
+            Some(alone) => {
+                let serving = alone.choose(&self.worker, self.seen.ip);
+                self.at.home = alone;
+                serving
+            }
+            None => self.choose_by_host(request)?,
+        };
         self.follow(&serving);
-        serving
+        Ok(serving)
+    }
+
+    #[cold]
+    fn choose_by_host(&mut self, request: &Head) -> Result<Rc<LocalServing>, Close> {
+        let Some(tenant) = self.at.port.tenant(Some(headers::host_of(request))) else {
+            self.worker.limits.unclaimed.one();
+            // RFC 9110 §15.5.20: inside TLS another connection, to another name, may lead there.
+            return Err(Close::Answer(if self.seen.is_secure { MISDIRECTED } else { NOT_FOUND }));
+        };
+        let serving = tenant.choose(&self.worker, self.seen.ip);
+        if serving.serving.visitors.as_ref().is_some_and(|visitors| !visitors.admits(self.seen.ip)) {
+            serving.local.cells.rejected_access.one();
+            return Err(Close::Answer(FORBIDDEN));
+        }
+        self.at.home = tenant;
+        Ok(serving)
     }
 
     /// Whether new requests should go elsewhere.
     pub(crate) fn is_unwanted(&self) -> bool {
-        let is_closing = || self.port.look(&self.worker).is_some_and(|serving| serving.serving.closing);
+        let is_closing = || self.at.home.look(&self.worker).serving.closing;
         self.worker.asks_to_go(self.lot) || is_closing()
     }
 
@@ -241,7 +270,7 @@ impl<C: Client> Connection<C> {
     }
 
     /// Reads until the head of a request is whole.
-    fn poll_request(&mut self, cx: &mut Context<'_>) -> Poll<Result<Box<Parts>, Close>> {
+    pub(super) fn poll_request(&mut self, cx: &mut Context<'_>) -> Poll<Result<Box<Parts>, Close>> {
         // The node stops, and this idle connection has not been given less time yet.
         if self.deadline.phase() == Phase::Idle && self.worker.asks_to_go(self.lot) && !self.hurries {
             self.enter_idle();
@@ -330,6 +359,11 @@ impl<C: Client> Connection<C> {
 
 const BAD_REQUEST: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 18\r\n\
     Connection: close\r\n\r\nmalformed request\n";
+const NOT_FOUND: &[u8] = b"HTTP/1.1 404 Not Found\r\nContent-Type: text/plain\r\nContent-Length: 13\r\n\
+    Connection: close\r\n\r\nno such host\n";
+const MISDIRECTED: &[u8] =
+    b"HTTP/1.1 421 Misdirected Request\r\nContent-Type: text/plain\r\nContent-Length: 13\r\n\
+    Connection: close\r\n\r\nno such host\n";
 const TIMED_OUT: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\nContent-Type: text/plain\r\nContent-Length: 27\r\n\
     Connection: close\r\n\r\nrequest head came too slow\n";

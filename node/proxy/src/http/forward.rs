@@ -78,8 +78,7 @@ struct Exchange {
 }
 
 impl Exchange {
-    fn new<C: Client>(connection: &mut Connection<C>) -> Exchange {
-        let serving = connection.choose();
+    fn new<C: Client>(connection: &mut Connection<C>, serving: Rc<LocalServing>) -> Exchange {
         let local = &serving.local;
         let pin = local.pins.pin();
         local.cells.in_flight.up();
@@ -133,7 +132,11 @@ struct Admitted {
 
 /// Answers the request whose head is in `parts`. What cannot be forwarded is answered here.
 pub(crate) async fn exchange<C: Client>(connection: &mut Connection<C>, parts: &mut Parts) -> Then {
-    let mut exchange = Exchange::new(connection);
+    let serving = match connection.choose(&parts.request) {
+        Ok(serving) => serving,
+        Err(close) => return Then::Close(close),
+    };
+    let mut exchange = Exchange::new(connection, serving);
     parts.down.reset();
     let refusal = match admit(connection, &mut exchange, parts) {
         Ok(admitted) => match forward(connection, &mut exchange, parts, admitted).await {

@@ -24,7 +24,7 @@ use tokio_util::io::InspectReader;
 use super::{connection::Connection, headers::Seen};
 use crate::{
     clock::{Expired, NEVER, Timer},
-    generation::LocalPort,
+    port::At,
     session::End,
     worker::Worker,
 };
@@ -52,7 +52,7 @@ const GOODBYE: Duration = Duration::from_secs(2);
 /// Serves one connection that speaks HTTP/2 to its end.
 pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     worker: Rc<Worker>,
-    port: Rc<LocalPort>,
+    at: At,
     timer: Rc<Timer>,
     seen: Seen,
     io: S,
@@ -86,14 +86,14 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     };
     let streams = Rc::new(Streams { open: Cell::new(0), timer: Rc::clone(&timer) });
     let mut connection =
-        Session { http, worker, port, timer, seen, flood, streams, is_idle: false, is_leaving: false };
+        Session { http, worker, at, timer, seen, flood, streams, is_idle: false, is_leaving: false };
     poll_fn(|cx| connection.poll(cx)).await
 }
 
 struct Session<S> {
     http: server::Connection<S, Bytes>,
     worker: Rc<Worker>,
-    port: Rc<LocalPort>,
+    at: At,
     timer: Rc<Timer>,
     seen: Seen,
     flood: Rc<Cell<Option<Flood>>>,
@@ -149,10 +149,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     fn start(&self, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
         let open = Open::new(&self.streams);
-        let (worker, port, seen) = (Rc::clone(&self.worker), Rc::clone(&self.port), self.seen);
+        let (worker, at, seen) = (Rc::clone(&self.worker), self.at.clone(), self.seen);
         match StreamIo::new(request, respond) {
             Ok(io) => {
-                tokio::task::spawn_local(answer(worker, port, seen, io, open));
+                tokio::task::spawn_local(answer(worker, at, seen, io, open));
             }
             Err(mut respond) => {
                 self.worker.limits.framing.one();
@@ -162,8 +162,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     fn must_leave(&self) -> bool {
-        let is_closing =
-            || self.port.choose(&self.worker, self.seen.ip).is_some_and(|serving| serving.serving.closing);
+        let is_closing = || self.at.home.look(&self.worker).serving.closing;
         self.worker.is_stopping() || is_closing()
     }
 
@@ -186,9 +185,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             (false, _) => NEVER,
             (true, true) => clock.after(GOODBYE),
             (true, false) => {
-                let serving = self.port.choose(&self.worker, self.seen.ip);
-                let idle = serving.map(|serving| serving.local.generation.config.timeouts.idle);
-                clock.after(self.worker.idle_while_stopping().or(idle).unwrap_or(GOODBYE))
+                let serving = self.at.home.choose(&self.worker, self.seen.ip);
+                let idle = serving.local.generation.config.timeouts.idle;
+                clock.after(self.worker.idle_while_stopping().unwrap_or(idle))
             }
         };
         clock.set(&self.timer, until);
@@ -196,11 +195,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 }
 
 /// Answers one request, as on a connection of its own.
-async fn answer(worker: Rc<Worker>, port: Rc<LocalPort>, seen: Seen, io: StreamIo, _open: Open) {
-    let serving = port.choose(&worker, seen.ip).expect("a port keeps what it served last");
-    let mut connection = Connection::new(io, worker, port, &serving, seen);
+async fn answer(worker: Rc<Worker>, at: At, seen: Seen, io: StreamIo, _open: Open) {
+    let serving = at.home.choose(&worker, seen.ip);
+    let mut connection = Connection::new(io, worker, at, &serving, seen);
     drop(serving);
-    let close = connection.run().await;
+    let close = connection.run(None).await;
     super::end(&mut connection, close).await;
 }
 

@@ -167,7 +167,7 @@ pub(crate) fn expects_continue(head: &Head) -> bool {
 pub(crate) struct Seen {
     /// By which it is known where two generations share the port.
     pub(crate) ip: IpAddr,
-    is_secure: bool,
+    pub(crate) is_secure: bool,
     /// Long enough for any address: `ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255`.
     client: [u8; 45],
     client_bytes: u8,

@@ -10,10 +10,10 @@ use http::Method;
 use crate::config::{PathMatch, RouteConfig};
 
 /// The pool that takes what no route claims.
-const DEFAULT_POOL: &str = "default";
+pub(crate) const DEFAULT_POOL: &str = "default";
 
 /// A DNS name has at most 253 characters (RFC 1035 §2.3.4); a longer host is nobody's.
-const HOST_BYTES_MAX: usize = 255;
+pub(crate) const HOST_BYTES_MAX: usize = 255;
 
 /// Routes compiled against the pools of one generation.
 ///
@@ -165,6 +165,12 @@ impl Rule {
     }
 }
 
+/// A host name, or one with `*.` before or `.*` behind it.
+pub(crate) fn is_host_pattern(host: &str) -> bool {
+    let name = host.strip_prefix("*.").or_else(|| host.strip_suffix(".*")).unwrap_or(host);
+    is_host_name(name.strip_suffix('.').unwrap_or(name))
+}
+
 /// Letters, digits, `-`, `_` and dots between them, or an IPv6 address in brackets.
 fn is_host_name(name: &str) -> bool {
     let label = |label: &str| {
@@ -178,7 +184,7 @@ fn is_host_name(name: &str) -> bool {
 }
 
 /// `example.com:80` -> `example.com`, `[::1]:80` -> `[::1]`; also without the dot of a fully qualified name.
-fn without_port(host: &str) -> &str {
+pub(crate) fn without_port(host: &str) -> &str {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !in_brackets(host) => name,
         _ => host,
@@ -191,7 +197,7 @@ fn in_brackets(host: &str) -> bool {
 }
 
 /// Lower case without allocating; `None` when the name is longer than any name.
-fn lower_case<'a>(host: &'a str, buffer: &'a mut [u8; HOST_BYTES_MAX]) -> Option<&'a str> {
+pub(crate) fn lower_case<'a>(host: &'a str, buffer: &'a mut [u8; HOST_BYTES_MAX]) -> Option<&'a str> {
     if !host.bytes().any(|b| b.is_ascii_uppercase()) {
         return (host.len() <= HOST_BYTES_MAX).then_some(host);
     }

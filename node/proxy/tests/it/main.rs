@@ -17,3 +17,4 @@ mod secure;
 mod shift;
 mod smuggling;
 mod tcp;
+mod tenants;

@@ -2,13 +2,15 @@
 
 use std::collections::HashSet;
 
-use super::Findings;
+use super::{Findings, address::is_host_name};
 use crate::{
     Certificate, Listen, Protocol, ProxyMode, Tls,
     diagnostic::{CONTRADICTION, DUPLICATE, MISSING, TOO_LARGE, WRONG_VALUE},
 };
 
 const MAX_LISTENERS: usize = 1_000;
+/// Names of one port.
+const MAX_HOSTS: usize = 1_000;
 const MAX_CERTIFICATES: usize = 1_000;
 /// Of a protocol's name, RFC 7301 §3.1.
 const ALPN_BYTES: std::ops::RangeInclusive<usize> = 1..=255;
@@ -24,9 +26,32 @@ pub(super) fn validate(listen: &[Listen], findings: &mut Findings) {
     }
     let mut seen = HashSet::new();
     for (index, one) in listen.iter().enumerate() {
-        let Listen { port, address, protocol, tls, proxy_protocol, trusted_proxies, max_connections: _ } =
-            one;
+        let Listen {
+            port,
+            address,
+            protocol,
+            tls,
+            proxy_protocol,
+            trusted_proxies,
+            hosts,
+            max_connections: _,
+        } = one;
         let path = format!("listen[{index}]");
+        for (index, host) in hosts.iter().enumerate() {
+            if !is_host_name(host.strip_prefix("*.").unwrap_or(host)) {
+                findings
+                    .add(
+                        &format!("{path}.hosts[{index}]"),
+                        WRONG_VALUE,
+                        format!("`{host}` is not a host name"),
+                    )
+                    .help("write `www.example.com`, or `*.example.com` for every name below it");
+            }
+        }
+        if hosts.len() > MAX_HOSTS {
+            let message = format!("{} hosts; a port has at most {MAX_HOSTS}", hosts.len());
+            findings.add(&format!("{path}.hosts"), TOO_LARGE, message);
+        }
         // Port 0 is a fresh one each time.
         if *port != 0 && !seen.insert((address, port)) {
             let message = format!("port {port} is listed twice for the same address");

@@ -1,0 +1,315 @@
+//! A port and the apps that have it: which of them hold it, which serve it, and for which names.
+//!
+//! Each app comes and goes on its own. The sockets are there from the first to the last.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::{
+    config::PortConfig,
+    generation::{Generation, Serving},
+    metrics,
+    port::{Claim, Claims, Names, Slot, Tenant, Tenants, Terms},
+    socket::PortSockets,
+};
+
+pub(super) struct Port {
+    pub(super) slot: Arc<Slot>,
+    pub(super) sockets: Arc<PortSockets>,
+    pub(super) stage: Stage,
+    pub(super) tenancies: BTreeMap<Arc<str>, Tenancy>,
+    /// Which app's generations hold a name.
+    held: BTreeMap<Claim, Arc<str>>,
+    /// Of those that serve, or did last.
+    names: Names,
+    any: Option<Arc<Tenant>>,
+    /// How many of the apps are in that, and how many of them are on their way out.
+    leading: usize,
+    closing: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    Bound,
+    Listening,
+    /// The workers let go of it.
+    Last,
+}
+
+/// One app on a port.
+pub(super) struct Tenancy {
+    pub(super) tenant: Arc<Tenant>,
+    pub(super) stage: Lease,
+    /// In [`Port::held`], for the generations that keep the port.
+    holds: BTreeSet<Claim>,
+    /// In the table of the port, for what serves.
+    leads: BTreeSet<Claim>,
+    takes_all_alone: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lease {
+    /// Nothing of the app serves there yet.
+    Waiting,
+    Serving,
+    /// Nobody wants it any more. It still takes all that is its own.
+    Closing {
+        since: Instant,
+        until: Instant,
+    },
+}
+
+impl Lease {
+    fn leads(self) -> bool {
+        match self {
+            Lease::Waiting => false,
+            Lease::Serving | Lease::Closing { .. } => true,
+        }
+    }
+}
+
+impl Tenancy {
+    fn new(app: &Arc<str>) -> Tenancy {
+        Tenancy {
+            tenant: Arc::new(Tenant::new(app)),
+            stage: Lease::Waiting,
+            holds: BTreeSet::new(),
+            leads: BTreeSet::new(),
+            takes_all_alone: false,
+        }
+    }
+
+    pub(super) fn serves(&self, generation: &Generation) -> bool {
+        self.tenant.serving.load().as_ref().is_some_and(|serving| serving.leads_to(generation))
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        !self.holds.is_empty()
+    }
+
+    fn set_closing(&self, closing: bool) {
+        if let Some(serving) = self.tenant.serving.load().as_ref() {
+            self.tenant.serving.store(Some(Arc::new(serving.with_closing(closing))));
+        }
+    }
+}
+
+impl Port {
+    pub(super) fn new(slot: Slot, sockets: PortSockets) -> Port {
+        Port {
+            slot: Arc::new(slot),
+            sockets: Arc::new(sockets),
+            stage: Stage::Bound,
+            tenancies: BTreeMap::new(),
+            held: BTreeMap::new(),
+            names: Names::default(),
+            any: None,
+            leading: 0,
+            closing: 0,
+        }
+    }
+
+    pub(super) fn of(&self, app: &str) -> Option<&Tenancy> {
+        self.tenancies.get(app)
+    }
+
+    /// Why an app cannot have this port for those names; `others`: how another app has it.
+    pub(super) fn refuses<'a>(
+        &self,
+        app: &str,
+        config: &PortConfig,
+        claims: &Claims,
+        others: impl FnOnce(&str) -> Vec<&'a PortConfig>,
+    ) -> Option<String> {
+        let port = self.slot.port;
+        // All that hold it agree with each other, so one of them speaks for all.
+        let other = self.tenancies.iter().find(|(name, tenancy)| tenancy.is_held() && &***name != app);
+        let (name, _) = other?;
+        let terms = Terms::of(config);
+        if let Some(why) = others(name).into_iter().find_map(|other| terms.differ(&Terms::of(other))) {
+            return Some(format!("port {port} belongs to app `{name}`: {why}"));
+        }
+        let mut clashes = claims.names.iter().filter_map(|claim| Some((claim, self.held.get(claim)?)));
+        let (claim, owner) = clashes.find(|(_, owner)| &***owner != app)?;
+        let help = match claim {
+            Claim::Any => "; one of the two must name its hosts",
+            Claim::Exact(_) | Claim::Suffix(_) | Claim::Prefix(_) => "",
+        };
+        Some(format!("port {port} belongs to app `{owner}` for {claim}{help}"))
+    }
+
+    /// What the generations of an app hold of it now.
+    pub(super) fn hold(&mut self, app: &Arc<str>, holds: BTreeSet<Claim>) {
+        let tenancy = self.tenancies.entry(Arc::clone(app)).or_insert_with(|| Tenancy::new(app));
+        for claim in tenancy.holds.difference(&holds) {
+            self.held.remove(claim);
+        }
+        for claim in holds.difference(&tenancy.holds) {
+            self.held.insert(claim.clone(), Arc::clone(app));
+        }
+        tenancy.holds = holds;
+    }
+
+    /// The shift itself: one store. The apps that have to make room for it, which nobody wants there any more.
+    pub(super) fn lead(&mut self, serving: Serving, claims: &Claims) -> Vec<Arc<str>> {
+        let config = &serving.generation.config;
+        let app = Arc::clone(&config.app);
+        let mut evicted = Vec::new();
+        if self.closing > 0 {
+            let key = (self.slot.address, self.slot.port);
+            let is_in_the_way = |other: &Tenancy| {
+                let theirs = other.tenant.serving.load();
+                let theirs = theirs.as_ref().and_then(|theirs| at(&theirs.generation, key));
+                let differ = theirs
+                    .zip(at(&serving.generation, key))
+                    .is_some_and(|(theirs, own)| Terms::of(theirs).differ(&Terms::of(own)).is_some());
+                differ || !other.leads.is_disjoint(&claims.names)
+            };
+            let closing = self.tenancies.iter().filter(|(name, tenancy)| {
+                **name != app && matches!(tenancy.stage, Lease::Closing { .. }) && is_in_the_way(tenancy)
+            });
+            evicted = closing.map(|(name, _)| Arc::clone(name)).collect();
+        }
+        for other in &evicted {
+            self.unlist(other);
+        }
+        let Some(tenancy) = self.tenancies.get_mut(&app) else { return evicted };
+        let tenant = Arc::clone(&tenancy.tenant);
+        tenant.serving.store(Some(Arc::new(serving)));
+        let is_listed = tenancy.stage.leads()
+            && tenancy.leads == claims.names
+            && tenancy.takes_all_alone == claims.takes_all_alone;
+        self.closing -= usize::from(matches!(tenancy.stage, Lease::Closing { .. }));
+        self.leading += usize::from(!tenancy.stage.leads());
+        tenancy.stage = Lease::Serving;
+        if is_listed && evicted.is_empty() {
+            return evicted;
+        }
+        let before = std::mem::replace(&mut tenancy.leads, claims.names.clone());
+        tenancy.takes_all_alone = claims.takes_all_alone;
+        for gone in before.difference(&claims.names) {
+            self.unlist_name(gone);
+        }
+        for claim in &claims.names {
+            match claim {
+                Claim::Any => self.any = Some(Arc::clone(&tenant)),
+                Claim::Exact(_) | Claim::Suffix(_) | Claim::Prefix(_) => self.names.put(claim, &tenant),
+            }
+        }
+        self.publish();
+        evicted
+    }
+
+    /// The next step of one app there. True: the port itself is to be closed now.
+    pub(super) fn settle(&mut self, app: &Arc<str>, now: Instant, horizon: Duration) -> bool {
+        let others_hold = || self.tenancies.iter().any(|(name, other)| name != app && other.is_held());
+        let Some(tenancy) = self.tenancies.get(app) else { return false };
+        match (tenancy.stage, tenancy.is_held()) {
+            (Lease::Waiting, false) => {
+                self.tenancies.remove(app);
+            }
+            // It could not be listened on.
+            (Lease::Serving | Lease::Closing { .. }, false) if self.stage == Stage::Bound => self.unlist(app),
+            (Lease::Serving, false) if self.stage == Stage::Listening => {
+                self.set_stage(app, Lease::Closing { since: now, until: now + horizon });
+            }
+            (Lease::Closing { .. }, true) if self.stage == Stage::Listening => {
+                self.set_stage(app, Lease::Serving)
+            }
+            (Lease::Closing { since, until }, false) if until <= now && self.stage == Stage::Listening => {
+                if self.leading > 1 {
+                    metrics::listener(app, self.slot.port, false, false);
+                    metrics::drained(app, now.saturating_duration_since(since));
+                    self.unlist(app);
+                    self.publish();
+                } else if others_hold() {
+                    // Somebody has to be there until they serve.
+                    self.set_stage(app, Lease::Closing { since, until: now + horizon });
+                } else {
+                    self.stage = Stage::Last;
+                    return true;
+                }
+            }
+            (Lease::Waiting, true) | (Lease::Serving | Lease::Closing { .. }, _) => {}
+        }
+        false
+    }
+
+    fn set_stage(&mut self, app: &Arc<str>, stage: Lease) {
+        let Some(tenancy) = self.tenancies.get_mut(app) else { return };
+        let closes = |stage| matches!(stage, Lease::Closing { .. });
+        if closes(stage) != closes(tenancy.stage) {
+            tenancy.set_closing(closes(stage));
+            metrics::listener(app, self.slot.port, !closes(stage), closes(stage));
+            self.closing = if closes(stage) { self.closing + 1 } else { self.closing - 1 };
+        }
+        tenancy.stage = stage;
+    }
+
+    /// All of them, at once.
+    pub(super) fn close_now(&mut self, now: Instant) {
+        let apps: Vec<Arc<str>> = self.tenancies.keys().cloned().collect();
+        for app in apps {
+            if self.of(&app).is_some_and(|tenancy| tenancy.stage == Lease::Serving) {
+                self.set_stage(&app, Lease::Closing { since: now, until: now });
+            }
+        }
+        self.stage = Stage::Last;
+    }
+
+    /// Those that are on their way out, since when and until when.
+    pub(super) fn closing(&self) -> impl Iterator<Item = (&Arc<str>, Instant, Instant)> {
+        let some = if self.closing > 0 { Some(&self.tenancies) } else { None };
+        some.into_iter().flatten().filter_map(|(app, tenancy)| match tenancy.stage {
+            Lease::Closing { since, until } => Some((app, since, until)),
+            Lease::Waiting | Lease::Serving => None,
+        })
+    }
+
+    /// Takes an app out, without telling the workers yet.
+    fn unlist(&mut self, app: &Arc<str>) {
+        let Some(tenancy) = self.tenancies.remove(app) else { return };
+        tenancy.tenant.is_gone.store(true, Relaxed);
+        for claim in &tenancy.leads {
+            self.unlist_name(claim);
+        }
+        for claim in &tenancy.holds {
+            self.held.remove(claim);
+        }
+        self.leading -= usize::from(tenancy.stage.leads());
+        self.closing -= usize::from(matches!(tenancy.stage, Lease::Closing { .. }));
+    }
+
+    fn unlist_name(&mut self, claim: &Claim) {
+        match claim {
+            Claim::Any => self.any = None,
+            Claim::Exact(_) | Claim::Suffix(_) | Claim::Prefix(_) => self.names.remove(claim),
+        }
+    }
+
+    fn publish(&self) {
+        let mut leading = self.tenancies.values().filter(|tenancy| tenancy.stage.leads());
+        let Some(first) = leading.next() else { return };
+        let tenants = if self.leading == 1 && first.takes_all_alone {
+            Tenants::alone(&first.tenant)
+        } else {
+            Tenants {
+                alone: None,
+                first: Arc::clone(&first.tenant),
+                names: self.names.clone(),
+                any: self.any.clone(),
+            }
+        };
+        self.slot.tenants.store(Some(Arc::new(tenants)));
+    }
+}
+
+/// How a generation has a port.
+pub(super) fn at(generation: &Generation, key: super::PortKey) -> Option<&PortConfig> {
+    generation.config.ports.iter().find(|port| (port.address, port.port) == key)
+}

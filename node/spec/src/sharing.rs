@@ -1,0 +1,114 @@
+//! How apps share a port: which names each of them claims there, and what they must have in common.
+
+use std::collections::BTreeSet;
+
+use crate::{AppSpec, Listen, Protocol, Tls};
+
+/// Stands for all names that nobody else claims.
+pub const ANY_HOST: &str = "*";
+
+/// The names of a port that are the app's: the hosts of `listen`; else those of its routes, where each names some and
+/// there is nothing for other requests; else [`ANY_HOST`]. In lower case, without a dot at the end.
+pub fn claims(app: &AppSpec, listen: &Listen) -> BTreeSet<String> {
+    if !listen.hosts.is_empty() {
+        return listen.hosts.iter().map(|host| normal(host)).collect();
+    }
+    // Beside HTTP ports the routes are for requests.
+    let is_routed =
+        listen.protocol == Protocol::Http || app.listen.iter().all(|listen| listen.protocol == Protocol::Tcp);
+    let is_closed = !app.route.is_empty()
+        && app.targets.is_empty()
+        && app.route.iter().all(|route| !route.matches.host.is_empty());
+    if !(is_routed && is_closed) {
+        return BTreeSet::from([ANY_HOST.to_owned()]);
+    }
+    app.route.iter().flat_map(|route| &route.matches.host).map(|host| normal(host)).collect()
+}
+
+fn normal(host: &str) -> String {
+    let host = host.to_ascii_lowercase();
+    host.strip_suffix('.').map_or(host.clone(), str::to_owned)
+}
+
+/// What keeps two apps from sharing a port, whatever names they claim; `None`: nothing.
+pub fn differ(one: &Listen, other: &Listen) -> Option<&'static str> {
+    if one.address != other.address {
+        return Some("they listen at different addresses there");
+    }
+    if one.protocol != other.protocol {
+        return Some("one speaks HTTP there and the other TCP");
+    }
+    let settings = |tls: &Tls| Tls { certificate: Vec::new(), ..tls.clone() };
+    match (&one.tls, &other.tls) {
+        (None, None) => {}
+        (Some(one), Some(other)) if settings(one) == settings(other) => {}
+        (Some(_), Some(_)) => return Some("their TLS settings there differ: only certificates may"),
+        (None, Some(_)) | (Some(_), None) => return Some("one ends TLS there and the other does not"),
+    }
+    let is_same = one.proxy_protocol == other.proxy_protocol && one.trusted_proxies == other.trusted_proxies;
+    (!is_same).then_some("they differ in `proxy_protocol` or `trusted_proxies` there")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Format, parse};
+
+    fn app(rest: &str) -> AppSpec {
+        let text = format!("[[app]]\nname = \"web\"\n{rest}");
+        parse(&text, Format::Toml).unwrap_or_else(|error| panic!("{error:?}")).remove(0)
+    }
+
+    #[track_caller]
+    fn check(rest: &str, expected: &[&str]) {
+        let app = app(rest);
+        let claims = claims(&app, &app.listen[0]);
+        assert_eq!(claims.iter().map(String::as_str).collect::<Vec<_>>(), expected, "{rest}");
+    }
+
+    #[test]
+    fn an_app_claims_the_hosts_it_names_or_whatever_is_left() {
+        let routed = "pool.p.targets = [\"a:1\"]\n[[app.route]]\nname = \"r\"\npool = \"p\"\n";
+        check("listen = [\"http:80\"]\ntargets = [\"a:1\"]", &["*"]);
+        check(
+            "listen = [{ port = 80, protocol = \"http\", hosts = [\"B.test.\", \"*.a.test\"] }]\ntargets = [\"a:1\"]",
+            &["*.a.test", "b.test"],
+        );
+        check(&format!("listen = [\"http:80\"]\n{routed}match = {{ host = [\"A.test\"] }}"), &["a.test"]);
+        check(&format!("listen = [\"http:80\"]\n{routed}match = {{ path_prefix = \"/\" }}"), &["*"]);
+        check(
+            &format!(
+                "listen = [\"http:80\"]\ntargets = [\"a:1\"]\n{routed}match = {{ host = [\"a.test\"] }}"
+            ),
+            &["*"],
+        );
+        check(&format!("listen = [443]\n{routed}match = {{ host = [\"a.test\"] }}"), &["a.test"]);
+    }
+
+    #[test]
+    fn only_certificates_and_names_may_differ() {
+        let listen = |text: &str| app(&format!("listen = [{text}]\ntargets = [\"a:1\"]")).listen.remove(0);
+        let check = |one: &str, other: &str, why: Option<&str>| {
+            assert_eq!(differ(&listen(one), &listen(other)), why, "{one} {other}");
+        };
+        check(
+            "\"http:80\"",
+            "{ port = 80, protocol = \"http\", hosts = [\"a.test\"], max_connections = 7 }",
+            None,
+        );
+        check("80", "\"http:80\"", Some("one speaks HTTP there and the other TCP"));
+        check("\"https:443\"", "\"http:443\"", Some("one ends TLS there and the other does not"));
+        let tls = |text: &str| format!("{{ port = 443, protocol = \"http\", tls = {{ {text} }} }}");
+        check("\"https:443\"", &tls("certificate = \"a\""), None);
+        check(
+            "\"https:443\"",
+            &tls("min_version = \"1.3\""),
+            Some("their TLS settings there differ: only certificates may"),
+        );
+        check(
+            "80",
+            "{ port = 80, address = \"127.0.0.1\" }",
+            Some("they listen at different addresses there"),
+        );
+    }
+}
