@@ -133,6 +133,8 @@ fn nodes(plan: &AppPlan) -> Vec<String> {
 fn meaning(class: &str) -> String {
     let one = |class: &str| match class {
         "C0" => "swap, nothing closes",
+        "C2" => "socket options in place, nothing closes",
+        "C5" => "bind the new address, close the old one after its drain",
         "C3" => "bind a port",
         "C4" => "close a port after its drain",
         "new" => "first generation here",

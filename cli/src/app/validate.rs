@@ -80,6 +80,7 @@ fn check(app: &AppSpec) -> &str {
     match app.check.kind {
         CheckKind::Tcp => "tcp",
         CheckKind::Http => &app.check.path,
+        CheckKind::Grpc => "grpc",
         CheckKind::None => "none",
     }
 }

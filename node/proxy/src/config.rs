@@ -71,6 +71,23 @@ pub struct PortConfig {
     /// may have the same port for other names. Empty: the hosts of the routes, if each has one and there is no pool
     /// `default`, and otherwise whatever nobody else claims.
     pub hosts: Vec<String>,
+    pub socket: SocketOptions,
+}
+
+/// Of the listening sockets of a port, and so of the connections accepted from then on. They change in place when
+/// another generation serves.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SocketOptions {
+    /// Connections waiting to be accepted per socket; the kernel caps it at `net.core.somaxconn`.
+    pub backlog: u32,
+    pub nodelay: bool,
+    /// `None` = off.
+    pub keepalive: Option<TcpKeepalive>,
+    /// How long what was sent may stay unacknowledged; zero = as the kernel has it.
+    pub user_timeout: Duration,
+    /// Bytes; 0 = as the kernel has it.
+    pub receive_buffer: usize,
+    pub send_buffer: usize,
 }
 
 /// Whether connections begin with a PROXY header.
@@ -313,9 +330,14 @@ pub enum CheckKind {
         /// Inclusive ranges of status codes that pass.
         expect: Vec<(u16, u16)>,
     },
+    /// What the endpoint says of its health (grpc.health.v1), over HTTP/2.
+    Grpc {
+        /// Empty: the server as a whole.
+        service: String,
+    },
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TcpKeepalive {
     pub idle: Duration,
     pub interval: Duration,
@@ -431,6 +453,7 @@ impl PortConfig {
             proxy_protocol: ProxyProtocol::Off,
             trusted_proxies: Vec::new(),
             hosts: Vec::new(),
+            socket: SocketOptions::default(),
         }
     }
 }
@@ -553,6 +576,34 @@ impl Default for CheckConfig {
             rise: 2,
             fall: 3,
         }
+    }
+}
+
+impl Default for SocketOptions {
+    fn default() -> Self {
+        Self {
+            backlog: 4096,
+            nodelay: true,
+            keepalive: None,
+            user_timeout: Duration::ZERO,
+            receive_buffer: 0,
+            send_buffer: 0,
+        }
+    }
+}
+
+impl TcpKeepalive {
+    /// For a socket; `None` = off. The kernel refuses zeroes, so those keep its defaults.
+    pub(crate) fn of_socket(&self) -> Option<socket2::TcpKeepalive> {
+        let TcpKeepalive { idle, interval, count } = *self;
+        if idle.is_zero() {
+            return None;
+        }
+        let mut keepalive = socket2::TcpKeepalive::new().with_time(idle);
+        if !interval.is_zero() {
+            keepalive = keepalive.with_interval(interval);
+        }
+        Some(if count == 0 { keepalive } else { keepalive.with_retries(count) })
     }
 }
 

@@ -23,7 +23,7 @@ use crate::{
     port::{Claim, Claims, Slot},
     socket::PortSockets,
     tally::Tally,
-    tls::Tls,
+    tls::{Tls, upstream::Transport},
 };
 
 mod audit;
@@ -63,6 +63,7 @@ pub(crate) struct State {
     touched: BTreeSet<Arc<str>>,
     /// Whose files may change; several times the same where generations share it.
     tls: Vec<Weak<Tls>>,
+    transports: Vec<Weak<Transport>>,
     last_id: u64,
 }
 
@@ -210,6 +211,10 @@ impl State {
         let (generation, running) =
             compile::compile(self.last_id, compiled, &app.gate, &running, edges, visitors, compiler)
                 .map_err(PrepareError::Invalid)?;
+        for pool in &generation.pools {
+            let of_checks = pool.upstream.transport();
+            self.transports.extend(pool.transport.iter().chain(of_checks).map(Arc::downgrade));
+        }
         let entry = Entry { generation, running, phase: Phase::Prepared, is_superseded: false, cut_at: None };
         app.generations.insert(config.generation, Box::new(entry));
         Ok(())
@@ -280,12 +285,15 @@ impl State {
         let (serving, claims) = (record.wanted(key)?, record.claims(key));
         let app = Arc::clone(&serving.generation.config.app);
         let port = self.ports.get_mut(&key)?;
+        let options =
+            tenancy::at(&serving.generation, key).map(|config| config.socket.clone()).unwrap_or_default();
+        port.set_options(&options);
         self.touched.extend(port.lead(serving, &claims));
         metrics::listener(&app, key.1, true, false);
         if port.stage != Stage::Bound {
             return None;
         }
-        if let Err(error) = port.sockets.listen() {
+        if let Err(error) = port.sockets.listen(options.backlog) {
             tracing::error!(address = %key.0, port = key.1, %error, "listen");
             return None;
         }
@@ -484,12 +492,8 @@ impl State {
     }
 
     /// Everything whose files may have changed.
-    pub(crate) fn tls(&mut self) -> Vec<Arc<Tls>> {
-        let mut all: Vec<Arc<Tls>> = self.tls.iter().filter_map(Weak::upgrade).collect();
-        all.sort_by_key(Arc::as_ptr);
-        all.dedup_by(|one, other| Arc::ptr_eq(one, other));
-        self.tls = all.iter().map(Arc::downgrade).collect();
-        all
+    pub(crate) fn with_files(&mut self) -> (Vec<Arc<Tls>>, Vec<Arc<Transport>>) {
+        (living(&mut self.tls), living(&mut self.transports))
     }
 
     pub(crate) fn has_app(&self, app: &str) -> bool {
@@ -535,7 +539,9 @@ impl State {
         let mut fresh = Vec::new();
         for key in keys(config).filter(|key| !self.ports.contains_key(key)) {
             let (address, port) = key;
-            let sockets = PortSockets::bind(address, port, workers).map_err(|source| PrepareError::Bind {
+            let is_ours = self.ports.keys().any(|&(_, known)| known == port);
+            let bind = if is_ours { PortSockets::bind_beside } else { PortSockets::bind };
+            let sockets = bind(address, port, workers).map_err(|source| PrepareError::Bind {
                 address,
                 port,
                 source,
@@ -577,6 +583,15 @@ impl State {
 
 fn keys(config: &AppConfig) -> impl Iterator<Item = PortKey> + '_ {
     config.ports.iter().map(|port| (port.address, port.port))
+}
+
+/// Those that somebody still has, each once.
+fn living<T>(list: &mut Vec<Weak<T>>) -> Vec<Arc<T>> {
+    let mut all: Vec<Arc<T>> = list.iter().filter_map(Weak::upgrade).collect();
+    all.sort_by_key(Arc::as_ptr);
+    all.dedup_by(|one, other| Arc::ptr_eq(one, other));
+    *list = all.iter().map(Arc::downgrade).collect();
+    all
 }
 
 fn claims(generation: &Generation, key: PortKey) -> Option<&Claims> {

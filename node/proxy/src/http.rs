@@ -55,19 +55,18 @@ use headers::Seen;
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES_MAX: usize = 1024 * 1024;
 
-/// Serves one accepted connection to its end.
-pub(crate) async fn serve<C: Client>(
+/// Serves one accepted connection to its end. No `async fn`: its task would have room for the connection twice.
+pub(crate) fn serve<C: Client>(
     worker: Rc<Worker>,
     at: At,
     serving: Rc<LocalServing>,
     stream: C,
     seen: Seen,
     admitted: Admitted,
-) {
+) -> impl Future<Output = ()> {
+    // From here on each request brings its own generation.
     let connection = Connection::new(stream, worker, at, &serving, seen);
-    // From here on each request brings its own.
-    drop(serving);
-    go_on(connection, None, admitted).await;
+    go_on(connection, None, admitted)
 }
 
 /// The same on a port that several apps share: the first request says whose the connection is. `serving`: of one of
@@ -108,7 +107,7 @@ pub(crate) async fn serve_shared(
         }
         Ok(admitted) => {
             drop(serving);
-            go_on(connection, first, admitted).await;
+            Box::pin(go_on(connection, first, admitted)).await;
         }
         Err(refused) => {
             edge::refuse(&worker, &serving, refused);

@@ -18,6 +18,7 @@ mod connect;
 mod control;
 mod edge;
 mod generation;
+mod grpc_health;
 pub mod http;
 mod listener;
 pub mod metrics;
@@ -47,6 +48,7 @@ pub use control::{
     Compiled, DoorError, Drift, DriftKind, GenerationStatus, Phase, PortState, PortStatus, PrepareError,
     UnknownGeneration,
 };
+pub use grpc_health::grpc_health;
 pub use proxy::{AppLoad, Door, Proxy};
 pub use shift::ShiftError;
 pub use tally::Tally;

@@ -56,6 +56,7 @@ pub fn describe() {
         "flotilla_tls_certificate_not_after_timestamp_seconds",
         "When a certificate that is served expires, in seconds since 1970."
     );
+    c!("flotilla_dns_lookups_total", "Names and services of targets looked up, by result.");
     c!(
         "flotilla_tls_certificates_reloaded_total",
         "Times that changed certificate files were read, by result."
@@ -492,6 +493,11 @@ pub(crate) fn certificate(name: &str, not_after: i64) {
     #[allow(clippy::cast_precision_loss, reason = "a gauge is a float; seconds stay far below 2^53")]
     gauge!("flotilla_tls_certificate_not_after_timestamp_seconds", "certificate" => name.to_owned())
         .set(not_after as f64);
+}
+
+/// Control side: a name was asked for, once for all apps that have it.
+pub(crate) fn name_looked_up(is_ok: bool) {
+    counter!("flotilla_dns_lookups_total", "result" => if is_ok { "ok" } else { "failed" }).increment(1);
 }
 
 /// Control side: the files of certificates had changed.

@@ -81,17 +81,9 @@ impl Settings {
         }
     }
 
-    /// For the socket; `None` = off. The kernel refuses zeroes, so those keep its defaults.
+    /// For the socket; `None` = off.
     pub(crate) fn keepalive(&self) -> Option<socket2::TcpKeepalive> {
-        let TcpKeepalive { idle, interval, count } = self.keepalive;
-        if idle.is_zero() {
-            return None;
-        }
-        let mut keepalive = socket2::TcpKeepalive::new().with_time(idle);
-        if !interval.is_zero() {
-            keepalive = keepalive.with_interval(interval);
-        }
-        Some(if count == 0 { keepalive } else { keepalive.with_retries(count) })
+        self.keepalive.of_socket()
     }
 }
 

@@ -536,18 +536,21 @@ async fn control(inner: Weak<Inner>) {
     }
 }
 
-/// Reads certificates again when their files change.
+/// Reads certificates and authorities again when their files change.
 async fn certificates(inner: Weak<Inner>) {
     loop {
         tokio::time::sleep(CERTIFICATES).await;
         let Some(strong) = inner.upgrade() else { return };
-        let all = strong.state().tls();
+        let (tls, transports) = strong.state().with_files();
         drop(strong);
-        if all.is_empty() {
+        if tls.is_empty() && transports.is_empty() {
             continue;
         }
         // Disks are slow, and checks run on this thread.
-        let read = tokio::task::spawn_blocking(move || all.iter().for_each(|tls| tls.refresh()));
+        let read = tokio::task::spawn_blocking(move || {
+            tls.iter().for_each(|tls| tls.refresh());
+            transports.iter().for_each(|transport| transport.refresh());
+        });
         if let Err(error) = read.await {
             tracing::error!(%error, "read certificates");
         }

@@ -16,10 +16,9 @@ use std::{
 use socket2::SockFilter;
 use socket2::{Domain, Protocol, Socket, Type};
 
-pub(crate) mod owner;
+use crate::config::{SocketOptions, TcpKeepalive};
 
-/// Connections waiting to be accepted per socket; the kernel caps it at `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
+pub(crate) mod owner;
 
 /// The sockets of one port, in worker order.
 #[derive(Debug)]
@@ -35,6 +34,13 @@ impl PortSockets {
         // With SO_REUSEPORT the kernel would let us share the port with any process of the same
         // user, and each would get a part of the connections. Without it, it tells us.
         drop(open(wanted, false)?);
+        Self::bind_beside(address, port, workers)
+    }
+
+    /// The same where this process has the port already, at another address: that may include this one, and each
+    /// connection goes to the closest (ip(7)).
+    pub(crate) fn bind_beside(address: IpAddr, port: u16, workers: usize) -> io::Result<PortSockets> {
+        let wanted = SocketAddr::new(usable(address), port);
         let sockets = (0..workers.max(1)).map(|_| open(wanted, true)).collect::<io::Result<_>>()?;
         Ok(PortSockets { sockets })
     }
@@ -45,8 +51,29 @@ impl PortSockets {
         address.ok_or_else(|| io::Error::other("a listening socket has no address"))
     }
 
-    pub(crate) fn listen(&self) -> io::Result<()> {
-        self.sockets.iter().try_for_each(|socket| socket.listen(BACKLOG))
+    /// Also of sockets that listen already: those keep what waits in their backlog.
+    pub(crate) fn listen(&self, backlog: u32) -> io::Result<()> {
+        let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
+        self.sockets.iter().try_for_each(|socket| socket.listen(backlog))
+    }
+
+    /// Accepted connections inherit all of it, which saves the system calls for each.
+    pub(crate) fn set(&self, options: &SocketOptions) -> io::Result<()> {
+        let SocketOptions { backlog: _, nodelay, keepalive, user_timeout, receive_buffer, send_buffer } =
+            options;
+        for socket in &self.sockets {
+            socket.set_tcp_nodelay(*nodelay)?;
+            match keepalive.as_ref().and_then(TcpKeepalive::of_socket) {
+                Some(keepalive) => socket.set_tcp_keepalive(&keepalive)?,
+                None => socket.set_keepalive(false)?,
+            }
+            #[cfg(target_os = "linux")]
+            socket.set_tcp_user_timeout(Some(*user_timeout))?;
+            #[cfg(not(target_os = "linux"))]
+            let _not_there = user_timeout;
+            set_buffers(socket, *receive_buffer, *send_buffer)?;
+        }
+        Ok(())
     }
 
     /// From now on no client begins to connect; those who have begun may finish. Their SYNs are
@@ -65,6 +92,28 @@ impl PortSockets {
     pub(crate) fn accept_on(&self, worker: usize) -> io::Result<TcpListener> {
         Ok(self.sockets[worker].try_clone()?.into())
     }
+}
+
+/// What was never set is left to the kernel, which lets it grow; what was set is set back to what a fresh socket has,
+/// and stays there. The kernel doubles what it is told (socket(7)).
+fn set_buffers(socket: &Socket, receive: usize, send: usize) -> io::Result<()> {
+    let fresh = open_any(socket)?;
+    let (usual_receive, usual_send) = (fresh.recv_buffer_size()?, fresh.send_buffer_size()?);
+    match receive {
+        0 if socket.recv_buffer_size()? == usual_receive => {}
+        0 => socket.set_recv_buffer_size(usual_receive / 2)?,
+        bytes => socket.set_recv_buffer_size(bytes)?,
+    }
+    match send {
+        0 if socket.send_buffer_size()? == usual_send => Ok(()),
+        0 => socket.set_send_buffer_size(usual_send / 2),
+        bytes => socket.set_send_buffer_size(bytes),
+    }
+}
+
+fn open_any(like: &Socket) -> io::Result<Socket> {
+    let domain = if like.local_addr()?.is_ipv6() { Domain::IPV6 } else { Domain::IPV4 };
+    Socket::new(domain, Type::STREAM, Some(Protocol::TCP))
 }
 
 /// Classic BPF over the TCP header: a SYN without ACK is dropped, everything else passes.
@@ -133,8 +182,6 @@ fn open(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     if address.is_ipv6() {
         socket.set_only_v6(!address.ip().is_unspecified())?;
     }
-    // Accepted connections inherit it, which saves a system call for each.
-    socket.set_tcp_nodelay(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     Ok(socket)
@@ -164,6 +211,47 @@ mod tests {
     }
 
     #[test]
+    fn accepted_connections_have_the_options_of_their_listener_as_of_then() {
+        let sockets = PortSockets::bind("127.0.0.1".parse().unwrap(), 0, 1).unwrap();
+        let accepted = || {
+            let _client = std::net::TcpStream::connect(sockets.local_address().unwrap()).unwrap();
+            Socket::from(loop {
+                match sockets.accept_on(0).unwrap().accept() {
+                    Ok((stream, _)) => break stream,
+                    Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+                }
+            })
+        };
+        sockets.set(&SocketOptions::default()).unwrap();
+        sockets.listen(16).unwrap();
+        let usual = accepted();
+        assert_eq!((usual.tcp_nodelay().unwrap(), usual.keepalive().unwrap()), (true, false));
+        let second = Duration::from_secs(1);
+        let options = SocketOptions {
+            backlog: 7,
+            nodelay: false,
+            keepalive: Some(TcpKeepalive { idle: 70 * second, interval: 5 * second, count: 3 }),
+            user_timeout: 9 * second,
+            receive_buffer: 65_536,
+            send_buffer: 32_768,
+        };
+        sockets.set(&options).unwrap();
+        sockets.listen(options.backlog).unwrap();
+        let other = accepted();
+        assert_eq!((other.tcp_nodelay().unwrap(), other.keepalive().unwrap()), (false, true));
+        assert_eq!(other.tcp_keepalive_time().unwrap(), 70 * second);
+        assert_eq!(other.tcp_keepalive_retries().unwrap(), 3);
+        #[cfg(target_os = "linux")]
+        assert_eq!(other.tcp_user_timeout().unwrap(), Some(9 * second));
+        // The kernel doubles it (socket(7)).
+        assert_eq!((other.recv_buffer_size().unwrap(), other.send_buffer_size().unwrap()), (131_072, 65_536));
+        assert!(usual.tcp_nodelay().unwrap(), "what was there before stays as it is");
+        sockets.set(&SocketOptions::default()).unwrap();
+        let back = accepted();
+        assert_eq!((back.tcp_nodelay().unwrap(), back.keepalive().unwrap()), (true, false));
+    }
+
+    #[test]
     fn a_bound_port_refuses_until_it_listens() {
         let free = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = free.local_addr().unwrap().port();
@@ -171,7 +259,7 @@ mod tests {
         let sockets = PortSockets::bind("127.0.0.1".parse().unwrap(), port, 2).unwrap();
         let refused = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
-        sockets.listen().unwrap();
+        sockets.listen(16).unwrap();
         std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
     }
 }

@@ -17,7 +17,7 @@ use arc_swap::ArcSwap;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{balance::Layout, keeper::Keeper, record::Record, resolve::Resolver, select::Selection};
-use crate::config::PoolConfig;
+use crate::{config::PoolConfig, tls::upstream::Transport};
 
 pub mod balance;
 mod breaker;
@@ -176,6 +176,8 @@ pub struct Place<'a> {
 pub struct Upstream {
     set: ArcSwap<EndpointSet>,
     status: ArcSwap<Vec<TargetStatus>>,
+    /// How checks begin.
+    transport: Option<Arc<Transport>>,
 }
 
 impl Upstream {
@@ -205,13 +207,19 @@ impl Upstream {
         stop: CancellationToken,
         changed: Arc<dyn Fn() + Send + Sync>,
     ) -> Arc<Self> {
-        let upstream = Arc::new(Self { set: ArcSwap::default(), status: ArcSwap::default() });
+        let transport = keeper::transport_of_checks(pool);
+        let upstream = Arc::new(Self { set: ArcSwap::default(), status: ArcSwap::default(), transport });
         let keeper = Keeper::new(upstream.clone(), place, pool, layout, resolver);
         // Addresses that nobody checks never change: 10,000 apps of that kind cost no task at all.
         if !keeper.is_settled() {
             tasks.spawn(keeper.run(stop, changed));
         }
         upstream
+    }
+
+    /// What of the checks is in files.
+    pub(crate) fn transport(&self) -> Option<&Arc<Transport>> {
+        self.transport.as_ref()
     }
 
     /// What the workers choose from: one atomic read, no lock.

@@ -69,6 +69,7 @@ always_a_table!(
     UpstreamOptions,
     UpstreamTls,
     TcpKeepalive,
+    SocketOptions,
     Route,
     Match,
     Placement,
@@ -104,7 +105,10 @@ table!(AppSpec {
     rollout: Default::default(),
 });
 table!(Listen {
-    port; address, protocol, tls, proxy_protocol, trusted_proxies, hosts, max_connections
+    port; address, protocol, tls, proxy_protocol, trusted_proxies, hosts, max_connections, socket
+} _this => Self::default());
+table!(SocketOptions {
+    ; backlog, nodelay, keepalive, user_timeout: DurationText, receive_buffer: SizeText, send_buffer: SizeText
 } _this => Self::default());
 table!(Tls { ; certificate: OneOrMany, min_version, alpn, client_ca } _this => Self::default());
 table!(Access { ; allow, deny } _this => Self::default());
@@ -118,7 +122,7 @@ table!(Resolve {
 } _this => Self::default());
 table!(Check {
     ; kind ["type"], path, host, port, interval: DurationText, timeout: DurationText, rise, fall,
-    expect: StatusesText
+    expect: StatusesText, service
 } _this => Self::default());
 table!(Probe {
     name;
@@ -444,8 +448,11 @@ impl Serialize for Check {
                 serializer.serialize_str(&self.path)
             }
             CheckKind::Tcp if *self == short => serializer.serialize_str("tcp"),
+            CheckKind::Grpc if *self == short => serializer.serialize_str("grpc"),
             CheckKind::None if *self == short => serializer.serialize_str("none"),
-            CheckKind::Http | CheckKind::Tcp | CheckKind::None => self.serialize_table(serializer),
+            CheckKind::Http | CheckKind::Tcp | CheckKind::Grpc | CheckKind::None => {
+                self.serialize_table(serializer)
+            }
         }
     }
 }
@@ -456,7 +463,7 @@ impl<'de> Deserialize<'de> for Check {
         impl<'de> Visitor<'de> for Form {
             type Value = Check;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("\"/path\", \"tcp\", \"none\" or a table")
+                f.write_str("\"/path\", \"tcp\", \"grpc\", \"none\" or a table")
             }
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Check, E> {
                 let kind = match text {
@@ -465,8 +472,9 @@ impl<'de> Deserialize<'de> for Check {
                         return Ok(Check { kind: CheckKind::Http, path, ..Check::default() });
                     }
                     "tcp" => CheckKind::Tcp,
+                    "grpc" => CheckKind::Grpc,
                     "none" => CheckKind::None,
-                    _ => return Err(E::unknown_variant(text, &["/path", "tcp", "none"])),
+                    _ => return Err(E::unknown_variant(text, &["/path", "tcp", "grpc", "none"])),
                 };
                 Ok(Check { kind, ..Check::default() })
             }

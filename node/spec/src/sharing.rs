@@ -45,6 +45,9 @@ pub fn differ(one: &Listen, other: &Listen) -> Option<&'static str> {
         (Some(_), Some(_)) => return Some("their TLS settings there differ: only certificates may"),
         (None, Some(_)) | (Some(_), None) => return Some("one ends TLS there and the other does not"),
     }
+    if one.socket != other.socket {
+        return Some("their `socket` options there differ");
+    }
     let is_same = one.proxy_protocol == other.proxy_protocol && one.trusted_proxies == other.trusted_proxies;
     (!is_same).then_some("they differ in `proxy_protocol` or `trusted_proxies` there")
 }

@@ -87,6 +87,28 @@ pub struct Listen {
     /// Per listener and node; 0 = no limit.
     #[serde(default)]
     pub max_connections: u32,
+    #[serde(default)]
+    pub socket: SocketOptions,
+}
+
+/// Of the listening sockets of a port, and so of the connections accepted from then on. Changed in place.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SocketOptions {
+    /// Connections that wait to be accepted, per worker; the kernel caps it at `net.core.somaxconn`.
+    pub backlog: u32,
+    /// Whether small writes go out at once.
+    pub nodelay: bool,
+    /// Off unless it is there.
+    pub keepalive: Option<TcpKeepalive>,
+    /// How long what was sent may stay unacknowledged; 0 = as the kernel has it.
+    #[serde(deserialize_with = "units::duration")]
+    pub user_timeout: Duration,
+    /// 0 = as the kernel has it.
+    #[serde(deserialize_with = "units::size")]
+    pub receive_buffer: u64,
+    #[serde(deserialize_with = "units::size")]
+    pub send_buffer: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -252,7 +274,7 @@ pub enum HashOn {
     Path,
 }
 
-/// Written as `"/path"`, `"tcp"`, `"none"` or a table.
+/// Written as `"/path"`, `"tcp"`, `"grpc"`, `"none"` or a table.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(remote = "Self", default, deny_unknown_fields)]
 pub struct Check {
@@ -270,6 +292,8 @@ pub struct Check {
     /// Inclusive ranges of status codes; written as `"200-399"` or `204`.
     #[serde(deserialize_with = "units::statuses")]
     pub expect: Vec<(u16, u16)>,
+    /// Whose health a gRPC server is asked for; empty: the server's.
+    pub service: String,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -278,6 +302,8 @@ pub enum CheckKind {
     #[default]
     Tcp,
     Http,
+    /// grpc.health.v1
+    Grpc,
     None,
 }
 
@@ -723,6 +749,7 @@ impl Default for Listen {
             proxy_protocol: ProxyMode::Off,
             trusted_proxies: Vec::new(),
             hosts: Vec::new(),
+            socket: SocketOptions::default(),
             max_connections: 0,
         }
     }
@@ -769,6 +796,7 @@ impl Default for Check {
             rise: 2,
             fall: 3,
             expect: vec![(200, 399)],
+            service: String::new(),
         }
     }
 }
@@ -871,6 +899,19 @@ impl Default for UpstreamOptions {
             send_proxy: SendProxy::Off,
             protocol: UpstreamProtocol::Auto,
             tls: None,
+        }
+    }
+}
+
+impl Default for SocketOptions {
+    fn default() -> Self {
+        Self {
+            backlog: 4096,
+            nodelay: true,
+            keepalive: None,
+            user_timeout: Duration::ZERO,
+            receive_buffer: 0,
+            send_buffer: 0,
         }
     }
 }

@@ -24,7 +24,7 @@ const FIELDS: [(&str, &[&str]); 6] = [
 ];
 
 /// Values of fields that take one of a few words.
-const WORDS: [&str; 2] = ["grpc", "refused_stream"];
+const WORDS: [&str; 1] = ["refused_stream"];
 
 pub(crate) fn is_field(table: &str, field: &str) -> bool {
     FIELDS.iter().any(|(name, fields)| *name == table && fields.contains(&field))

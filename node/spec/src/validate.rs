@@ -16,8 +16,8 @@ use std::{collections::BTreeSet, time::Duration};
 
 use self::findings::Findings;
 use crate::{
-    AppName, AppSpec, Autoscale, Limits, Placement, Protocol, Replicas, Resolve, Target, Timeouts,
-    UpstreamOptions,
+    AppName, AppSpec, Autoscale, Limits, Placement, Protocol, Replicas, Resolve, Target, TcpKeepalive,
+    Timeouts, UpstreamOptions,
     diagnostic::{CONTRADICTION, DUPLICATE, MISSING, OUT_OF_RANGE, TOO_LARGE, WRONG_VALUE},
     units::{duration_text, size_text},
 };
@@ -209,13 +209,17 @@ fn connections(upstream: &UpstreamOptions, findings: &mut Findings) {
         upstream;
     findings.number("upstream.max_idle", *max_idle, 0..=65_535);
     findings.duration_or_off("upstream.idle_timeout", *idle_timeout, MAX_DURATION);
-    if tcp_keepalive.idle.is_zero() {
-        return;
+    if !tcp_keepalive.idle.is_zero() {
+        validate_keepalive("upstream.tcp_keepalive", tcp_keepalive, findings);
     }
+}
+
+fn validate_keepalive(path: &str, keepalive: &TcpKeepalive, findings: &mut Findings) {
+    let TcpKeepalive { idle, interval, count } = keepalive;
     let second = Duration::from_secs(1);
-    findings.duration("upstream.tcp_keepalive.idle", tcp_keepalive.idle, second..=MAX_KEEPALIVE);
-    findings.duration("upstream.tcp_keepalive.interval", tcp_keepalive.interval, second..=MAX_KEEPALIVE);
-    findings.number("upstream.tcp_keepalive.count", tcp_keepalive.count, 1..=MAX_KEEPALIVE_PROBES);
+    findings.duration(&format!("{path}.idle"), *idle, second..=MAX_KEEPALIVE);
+    findings.duration(&format!("{path}.interval"), *interval, second..=MAX_KEEPALIVE);
+    findings.number(&format!("{path}.count"), *count, 1..=MAX_KEEPALIVE_PROBES);
 }
 
 fn places(placement: &Placement, findings: &mut Findings) {

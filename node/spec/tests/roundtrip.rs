@@ -52,20 +52,41 @@ fn tls() -> impl Strategy<Value = Tls> {
     )
 }
 
+fn socket() -> impl Strategy<Value = SocketOptions> {
+    let keepalive = (duration(), duration(), any::<u32>()).prop_map(|(idle, interval, count)| TcpKeepalive {
+        idle,
+        interval,
+        count,
+    });
+    let some = (any::<u32>(), any::<bool>(), option::of(keepalive), duration(), any::<u32>(), any::<u32>())
+        .prop_map(|(backlog, nodelay, keepalive, user_timeout, receive, send)| SocketOptions {
+            backlog,
+            nodelay,
+            keepalive,
+            user_timeout,
+            receive_buffer: receive.into(),
+            send_buffer: send.into(),
+        });
+    prop_oneof![Just(SocketOptions::default()), some]
+}
+
 fn listen() -> impl Strategy<Value = Vec<Listen>> {
     let address = prop_oneof![Just(Listen::default().address), any::<IpAddr>()];
     let mode = prop_oneof![Just(ProxyMode::Off), Just(ProxyMode::Accept), Just(ProxyMode::Require)];
-    let edge = (option::of(prop_oneof![Just(Tls::default()), tls()]), mode, networks(), texts());
+    let edge = (option::of(prop_oneof![Just(Tls::default()), tls()]), mode, networks(), texts(), socket());
     let one = (any::<u16>(), address, any::<bool>(), prop_oneof![Just(0), any::<u32>()], edge).prop_map(
-        |(port, address, http, max_connections, (tls, proxy_protocol, trusted_proxies, hosts))| Listen {
-            port,
-            address,
-            protocol: if http { Protocol::Http } else { Protocol::Tcp },
-            tls,
-            proxy_protocol,
-            trusted_proxies,
-            hosts,
-            max_connections,
+        |(port, address, http, max_connections, (tls, proxy_protocol, trusted_proxies, hosts, socket))| {
+            Listen {
+                port,
+                address,
+                protocol: if http { Protocol::Http } else { Protocol::Tcp },
+                tls,
+                proxy_protocol,
+                trusted_proxies,
+                hosts,
+                max_connections,
+                socket,
+            }
         },
     );
     collection::vec(one, 0..4)
@@ -97,7 +118,12 @@ fn balance() -> impl Strategy<Value = Balance> {
 }
 
 fn check() -> impl Strategy<Value = Check> {
-    let kind = prop_oneof![Just(CheckKind::Tcp), Just(CheckKind::Http), Just(CheckKind::None)];
+    let kind = prop_oneof![
+        Just(CheckKind::Tcp),
+        Just(CheckKind::Http),
+        Just(CheckKind::Grpc),
+        Just(CheckKind::None)
+    ];
     let path = prop_oneof![Just("/".to_owned()), Just("tcp".to_owned()), "/[a-z]{0,5}", text()];
     let plain = (kind, path).prop_map(|(kind, path)| Check { kind, path, ..Check::default() });
     let rest = (option::of(text()), option::of(any::<u16>()), duration(), duration());

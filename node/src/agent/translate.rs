@@ -71,9 +71,28 @@ fn port(listen: &spec::Listen, real: u16, here: &Here) -> proxy::PortConfig {
             spec::ProxyMode::Require => proxy::ProxyProtocol::Require,
         },
         trusted_proxies: listen.trusted_proxies.clone(),
+        socket: socket(&listen.socket),
         hosts: listen.hosts.iter().map(|host| host.to_ascii_lowercase()).collect(),
         ..proxy::PortConfig::new(SocketAddr::new(address, real), protocol)
     }
+}
+
+fn socket(socket: &spec::SocketOptions) -> proxy::SocketOptions {
+    let spec::SocketOptions { backlog, nodelay, keepalive, user_timeout, receive_buffer, send_buffer } =
+        socket;
+    proxy::SocketOptions {
+        backlog: *backlog,
+        nodelay: *nodelay,
+        keepalive: keepalive.as_ref().map(self::keepalive),
+        user_timeout: *user_timeout,
+        receive_buffer: size(*receive_buffer),
+        send_buffer: size(*send_buffer),
+    }
+}
+
+fn keepalive(keepalive: &spec::TcpKeepalive) -> proxy::TcpKeepalive {
+    let spec::TcpKeepalive { idle, interval, count } = *keepalive;
+    proxy::TcpKeepalive { idle, interval, count }
 }
 
 fn tls(tls: &spec::Tls, protocol: spec::Protocol, here: &Here) -> proxy::TlsConfig {
@@ -112,7 +131,6 @@ fn file(name: &str, here: &Here) -> PathBuf {
 }
 
 fn pool(app: &spec::AppSpec, targets: &[spec::Target], here: &Here) -> proxy::PoolConfig {
-    let keepalive = &app.upstream.tcp_keepalive;
     proxy::PoolConfig {
         targets: targets.iter().map(target).collect(),
         resolve: resolve(&app.resolve),
@@ -122,11 +140,7 @@ fn pool(app: &spec::AppSpec, targets: &[spec::Target], here: &Here) -> proxy::Po
         check: check(&app.check),
         max_idle: size(app.upstream.max_idle.into()),
         idle_timeout: app.upstream.idle_timeout,
-        tcp_keepalive: proxy::TcpKeepalive {
-            idle: keepalive.idle,
-            interval: keepalive.interval,
-            count: keepalive.count,
-        },
+        tcp_keepalive: keepalive(&app.upstream.tcp_keepalive),
         send_proxy: match app.upstream.send_proxy {
             spec::SendProxy::Off => None,
             spec::SendProxy::V1 => Some(proxy::ProxyVersion::V1),
@@ -221,6 +235,7 @@ fn check(check: &spec::Check) -> proxy::CheckConfig {
         kind: match check.kind {
             spec::CheckKind::None => proxy::CheckKind::None,
             spec::CheckKind::Tcp => proxy::CheckKind::Tcp,
+            spec::CheckKind::Grpc => proxy::CheckKind::Grpc { service: check.service.clone() },
             spec::CheckKind::Http => proxy::CheckKind::Http {
                 path: check.path.clone(),
                 host: check.host.clone(),

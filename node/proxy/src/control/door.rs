@@ -76,7 +76,8 @@ impl State {
         };
         let label = config.port;
         let sockets = PortSockets::bind(IpAddr::V4(Ipv4Addr::LOCALHOST), 0, 1)?;
-        sockets.listen()?;
+        sockets.set(&config.socket)?;
+        sockets.listen(config.socket.backlog)?;
         let address = sockets.local_address()?;
         self.last_id += 1;
         let tenant = Tenant::new(&serving.generation.config.app);

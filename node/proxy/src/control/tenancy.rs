@@ -11,7 +11,7 @@ use std::{
 use tokio::time::Instant;
 
 use crate::{
-    config::PortConfig,
+    config::{PortConfig, SocketOptions},
     generation::{Generation, Serving},
     metrics,
     port::{Claim, Claims, Names, Slot, Tenant, Tenants, Terms},
@@ -31,6 +31,8 @@ pub(super) struct Port {
     /// How many of the apps are in that, and how many of them are on their way out.
     leading: usize,
     closing: usize,
+    /// Of the sockets now.
+    options: Option<SocketOptions>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -111,6 +113,7 @@ impl Port {
             any: None,
             leading: 0,
             closing: 0,
+            options: None,
         }
     }
 
@@ -203,6 +206,23 @@ impl Port {
         }
         self.publish();
         evicted
+    }
+
+    /// Gives the sockets the options of a generation. A change is good for connections that come from then on.
+    pub(super) fn set_options(&mut self, options: &SocketOptions) {
+        if self.options.as_ref() == Some(options) {
+            return;
+        }
+        let before = self.options.replace(options.clone());
+        let is_other = before.is_some_and(|before| before.backlog != options.backlog);
+        let mut set = self.sockets.set(options);
+        if self.stage == Stage::Listening && is_other {
+            set = set.and_then(|()| self.sockets.listen(options.backlog));
+        }
+        if let Err(error) = set {
+            let Slot { address, port, .. } = *self.slot;
+            tracing::error!(%address, port, %error, "set socket options");
+        }
     }
 
     /// The next step of one app there. True: the port itself is to be closed now.

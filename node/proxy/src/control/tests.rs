@@ -186,3 +186,24 @@ async fn a_cut_comes_at_its_time_and_only_to_what_is_still_used() {
         assert_eq!(cuts(table.state.settle(table.now + after, HORIZON)), pins);
     }
 }
+
+#[tokio::test]
+async fn the_sockets_of_a_port_have_the_options_of_what_serves() {
+    let mut table = Table::new();
+    let first = config("a");
+    table.serve(&first);
+    let key = keys(&first).next().unwrap();
+    let timeout = |table: &Table| {
+        let listener = table.state.ports[&key].sockets.accept_on(0).unwrap();
+        socket2::SockRef::from(&listener).tcp_user_timeout().unwrap()
+    };
+    assert_eq!(timeout(&table), None);
+    let mut second = next(&first);
+    second.ports[0].socket.user_timeout = Duration::from_secs(7);
+    table.prepare(&second);
+    assert_eq!(timeout(&table), None, "nothing of it serves yet");
+    table.serve(&second);
+    assert_eq!(timeout(&table), Some(Duration::from_secs(7)));
+    table.serve(&first);
+    assert_eq!(timeout(&table), None);
+}

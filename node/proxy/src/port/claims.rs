@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fmt};
 
 use ipnet::IpNet;
 
-use crate::config::{AppConfig, PortConfig, Protocol, ProxyProtocol, TlsConfig};
+use crate::config::{AppConfig, PortConfig, Protocol, ProxyProtocol, SocketOptions, TlsConfig};
 
 /// A name of which one app can have a port. Lower case, without a dot at the end.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -80,6 +80,7 @@ pub(crate) struct Terms<'a> {
     tls: Option<TlsConfig>,
     proxy_protocol: ProxyProtocol,
     trusted_proxies: &'a [IpNet],
+    socket: &'a SocketOptions,
 }
 
 impl Terms<'_> {
@@ -93,9 +94,10 @@ impl Terms<'_> {
             proxy_protocol,
             trusted_proxies,
             hosts: _,
+            socket,
         } = port;
         let tls = tls.as_ref().map(|tls| TlsConfig { certificates: Vec::new(), ..tls.clone() });
-        Terms { protocol: *protocol, tls, proxy_protocol: *proxy_protocol, trusted_proxies }
+        Terms { protocol: *protocol, tls, proxy_protocol: *proxy_protocol, trusted_proxies, socket }
     }
 
     /// What keeps two apps from sharing a port; `None`: nothing.
@@ -108,6 +110,9 @@ impl Terms<'_> {
         }
         if self.tls != other.tls {
             return Some("their TLS settings there differ: only certificates may");
+        }
+        if self.socket != other.socket {
+            return Some("their `socket` options there differ");
         }
         if self.proxy_protocol != other.proxy_protocol || self.trusted_proxies != other.trusted_proxies {
             return Some("they differ in `proxy_protocol` or `trusted_proxies` there");

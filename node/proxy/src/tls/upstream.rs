@@ -1,18 +1,30 @@
-//! TLS with endpoints: whom we believe, and what we show.
+//! TLS with endpoints: whom we believe, and what we show. Read again when the files change; connections that are there
+//! keep what they agreed on.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use arc_swap::ArcSwap;
 use rustls::{ClientConfig, pki_types::ServerName};
 
-use super::{certificates, files, provider};
-use crate::config::{CertificateSource, PoolConfig, TlsConfig, UpstreamProtocol, UpstreamTls};
+use super::{
+    certificates,
+    files::{self, Print},
+    provider,
+};
+use crate::{
+    config::{CertificateSource, PoolConfig, TlsConfig, UpstreamProtocol, UpstreamTls},
+    metrics,
+};
 
 /// How connections to the endpoints of a pool begin.
 pub(crate) struct Transport {
     /// What it was made from, and by which it is the same as another.
     tls_config: Option<UpstreamTls>,
     pub(crate) protocol: UpstreamProtocol,
-    tls: Option<Arc<ClientConfig>>,
+    tls: Option<ArcSwap<ClientConfig>>,
+    /// What is offered inside it.
+    alpn: Vec<Vec<u8>>,
+    prints: Mutex<Vec<Print>>,
     server_name: Option<ServerName<'static>>,
 }
 
@@ -37,11 +49,45 @@ impl Transport {
         if tls_config.is_none() && *protocol != UpstreamProtocol::Http2 {
             return Ok(None);
         }
-        let tls = tls_config.as_ref().map(|tls| client(tls, *protocol, is_http)).transpose()?;
+        let alpn = alpn(*protocol, is_http);
+        // Before reading: a change in between is then found by the next look.
+        let prints = tls_config.as_ref().map(prints).unwrap_or_default();
+        let tls = tls_config.as_ref().map(|tls| client(tls, &alpn)).transpose()?;
         let name = tls_config.as_ref().and_then(|tls| tls.server_name.as_ref());
         let server_name = name.map(|name| server_name(name)).transpose()?;
-        let transport = Transport { tls_config: tls_config.clone(), protocol: *protocol, tls, server_name };
-        Ok(Some(Arc::new(transport)))
+        Ok(Some(Arc::new(Transport {
+            tls_config: tls_config.clone(),
+            protocol: *protocol,
+            tls: tls.map(ArcSwap::new),
+            alpn,
+            prints: Mutex::new(prints),
+            server_name,
+        })))
+    }
+
+    /// Reads the files again if they have changed. What is wrong with them changes nothing.
+    pub(crate) fn refresh(&self) {
+        let (Some(config), Some(tls)) = (&self.tls_config, &self.tls) else { return };
+        let now = prints(config);
+        {
+            let mut known = self.prints.lock().unwrap_or_else(PoisonError::into_inner);
+            if *known == now {
+                return;
+            }
+            // Remembered before it is known to be good, so that a bad file is reported once.
+            *known = now;
+        }
+        match client(config, &self.alpn) {
+            Ok(fresh) => {
+                tls.store(fresh);
+                metrics::certificates_reloaded("ok");
+                tracing::info!("authorities of endpoints read again");
+            }
+            Err(error) => {
+                metrics::certificates_reloaded("failed");
+                tracing::error!(error, "authorities of endpoints not read again: the ones before stay");
+            }
+        }
     }
 
     /// What a handshake with an endpoint of `target`, as the user wrote it, needs.
@@ -57,7 +103,7 @@ impl Transport {
                 server_name(host.trim_start_matches('[').trim_end_matches(']'))?
             }
         };
-        Ok(Some((Arc::clone(config), name)))
+        Ok(Some((config.load_full(), name)))
     }
 
     pub(crate) fn is_secure(&self) -> bool {
@@ -69,7 +115,21 @@ fn server_name(name: &str) -> Result<ServerName<'static>, String> {
     ServerName::try_from(name.to_owned()).map_err(|_| format!("`{name}` is not the name of a server"))
 }
 
-fn client(tls: &UpstreamTls, protocol: UpstreamProtocol, is_http: bool) -> Result<Arc<ClientConfig>, String> {
+fn prints(tls: &UpstreamTls) -> Vec<Print> {
+    let certificates = tls.identity.iter().cloned().collect();
+    files::prints(&TlsConfig { certificates, client_ca: Some(tls.ca.clone()), ..TlsConfig::default() })
+}
+
+fn alpn(protocol: UpstreamProtocol, is_http: bool) -> Vec<Vec<u8>> {
+    match (is_http, protocol) {
+        (false, _) => Vec::new(),
+        (true, UpstreamProtocol::Auto) => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+        (true, UpstreamProtocol::Http1) => vec![b"http/1.1".to_vec()],
+        (true, UpstreamProtocol::Http2) => vec![b"h2".to_vec()],
+    }
+}
+
+fn client(tls: &UpstreamTls, alpn: &[Vec<u8>]) -> Result<Arc<ClientConfig>, String> {
     let provider = provider();
     let roots =
         certificates::roots(&files::read(&tls.ca)?).map_err(|why| format!("{}: {why}", tls.ca.display()))?;
@@ -81,12 +141,7 @@ fn client(tls: &UpstreamTls, protocol: UpstreamProtocol, is_http: bool) -> Resul
         None => builder.with_no_client_auth(),
         Some(source) => builder.with_client_cert_resolver(Arc::new(Identity(identity(source, &provider)?))),
     };
-    config.alpn_protocols = match (is_http, protocol) {
-        (false, _) => Vec::new(),
-        (true, UpstreamProtocol::Auto) => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
-        (true, UpstreamProtocol::Http1) => vec![b"http/1.1".to_vec()],
-        (true, UpstreamProtocol::Http2) => vec![b"h2".to_vec()],
-    };
+    config.alpn_protocols = alpn.to_vec();
     Ok(Arc::new(config))
 }
 

@@ -26,7 +26,7 @@ use super::{
     outlier::{self, Ejection},
     probe::{self, Probe},
     record::Record,
-    resolve::{self, Known, Question, Resolver},
+    resolve::{self, Found, Kind, Known, Question, Resolver, Service},
     select::{self, Candidate, Selection},
 };
 use crate::{
@@ -82,7 +82,16 @@ struct Target {
     /// `None` for an address, which stands for itself.
     name: Option<watch::Receiver<Known>>,
     resolution: Resolution,
-    addresses: Vec<SocketAddr>,
+    spots: Vec<Spot>,
+}
+
+/// One address that a target stands for, and its part there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Spot {
+    address: SocketAddr,
+    /// Only the lowest that has somebody fit is used.
+    priority: u16,
+    weight: u32,
 }
 
 struct Member {
@@ -107,17 +116,17 @@ impl Keeper {
         mut resolver: Option<Arc<Resolver>>,
     ) -> Self {
         let zone = zone.filter(|_| config.balance.zone_aware);
-        let mut watch = |host: &str| {
-            resolver.get_or_insert_with(Resolver::shared).watch(Question::new(host, &config.resolve))
+        let mut watch = |host: &str, kind: Kind| {
+            resolver.get_or_insert_with(Resolver::shared).watch(Question::new(host, kind, &config.resolve))
         };
         let mut keeper = Self {
+            transport: upstream.transport().cloned(),
             upstream,
             app: app.into(),
             pool: pool.to_owned(),
             mode: config.resolve.mode,
             check: config.check.clone(),
             send_proxy: config.send_proxy,
-            transport: transport_of_checks(config),
             config: config.clone(),
             layout,
             workers,
@@ -195,7 +204,7 @@ impl Keeper {
         let mut before = std::mem::take(&mut self.members);
         let is_checked = self.is_checked();
         for target in &self.targets {
-            for &address in &target.addresses {
+            for &Spot { address, .. } in &target.spots {
                 self.members.entry(address).or_insert_with(|| {
                     if let Some(member) = before.remove(&address) {
                         return member;
@@ -347,7 +356,7 @@ impl Keeper {
     /// Whether there was anything new to publish.
     fn publish(&mut self) -> bool {
         let (endpoints, selection) = self.choose();
-        let Upstream { set: old_set, status: old_status } = &*self.upstream;
+        let Upstream { set: old_set, status: old_status, transport: _ } = &*self.upstream;
         let old = old_set.load();
         // An equal set is not published again: workers keep their state by the identity of the set.
         let is_same_set = old.endpoints == endpoints && self.published.as_ref() == Some(&selection);
@@ -387,11 +396,15 @@ impl Keeper {
         let mut endpoints = Vec::with_capacity(self.members.len());
         let mut candidates = Vec::with_capacity(self.members.len());
         for target in &self.targets {
-            for &address in target.addresses.iter().filter(|&&address| seen.insert(address)) {
+            let lowest = self.lowest_priority(target);
+            for &Spot { address, priority, weight } in &target.spots {
+                if !seen.insert(address) {
+                    continue;
+                }
                 let member = &self.members[&address];
                 candidates.push(Candidate {
-                    weight: target.weight,
-                    is_backup: target.is_backup,
+                    weight,
+                    is_backup: target.is_backup || priority > lowest,
                     is_near: target.is_near,
                     is_passing: member.health.available(),
                     is_ejected: member.ejection.is_out(),
@@ -401,11 +414,23 @@ impl Keeper {
                 endpoints.push(Endpoint {
                     record: member.record.clone(),
                     is_on_trial: member.circuit.state.is_half_open(),
-                    ..Endpoint::new(address, target.written.clone(), target.weight)
+                    ..Endpoint::new(address, target.written.clone(), weight)
                 });
             }
         }
         (endpoints, select::select(&candidates, self.config.balance.panic_threshold))
+    }
+
+    /// The lowest priority of a service with somebody who may serve; those above wait for all of it to be gone.
+    fn lowest_priority(&self, target: &Target) -> u16 {
+        let is_fit = |spot: &&Spot| {
+            let member = &self.members[&spot.address];
+            member.health.available() == Some(true)
+                && !member.ejection.is_out()
+                && !member.circuit.state.is_open()
+        };
+        let fit = target.spots.iter().filter(is_fit).map(|spot| spot.priority).min();
+        fit.or_else(|| target.spots.iter().map(|spot| spot.priority).min()).unwrap_or(0)
     }
 
     /// How much of its share a member gets.
@@ -430,7 +455,7 @@ impl Keeper {
             pool: self.pool.clone(),
             target: target.written.clone(),
             resolution: target.resolution.clone(),
-            endpoints: target.addresses.iter().map(endpoint).collect(),
+            endpoints: target.spots.iter().map(|spot| endpoint(&spot.address)).collect(),
         });
         targets.collect()
     }
@@ -440,7 +465,7 @@ impl Target {
     fn new(
         config: &TargetConfig,
         zone: Option<&str>,
-        watch: &mut impl FnMut(&str) -> watch::Receiver<Known>,
+        watch: &mut impl FnMut(&str, Kind) -> watch::Receiver<Known>,
     ) -> Self {
         let mut target = Self {
             written: config.address.as_str().into(),
@@ -450,17 +475,26 @@ impl Target {
             is_backup: config.backup,
             is_near: zone.is_none_or(|zone| config.zone.as_deref() == Some(zone)),
             name: None,
-            resolution: Resolution::Failed("not `host:port`".to_owned()),
-            addresses: Vec::new(),
+            resolution: Resolution::Failed("neither `host:port` nor `srv:_service._proto.name`".to_owned()),
+            spots: Vec::new(),
         };
+        if let Some(service) = config.address.strip_prefix("srv:") {
+            // What stands behind the names of service and protocol is what checks ask for.
+            let mut labels = service.splitn(3, '.');
+            if let (Some(_), Some(_), Some(domain)) = (labels.next(), labels.next(), labels.next()) {
+                target.host = domain.into();
+                target.name = Some(watch(service, Kind::Service));
+            }
+            return target;
+        }
         let host_and_port = config.address.rsplit_once(':').and_then(|(h, p)| Some((h, p.parse().ok()?)));
         let Some((host, port)) = host_and_port else { return target };
         (target.host, target.port) = (host.into(), port);
         if let Ok(address) = config.address.parse() {
             target.resolution = Resolution::Resolved;
-            target.addresses = vec![address];
+            target.spots = vec![Spot { address, priority: 0, weight: config.weight }];
         } else if !host.is_empty() && !host.contains([':', '[', ']']) {
-            target.name = Some(watch(host));
+            target.name = Some(watch(host, Kind::Host));
         }
         target
     }
@@ -469,12 +503,39 @@ impl Target {
     fn follow(&mut self, mode: ResolveMode) {
         let Some(name) = &mut self.name else { return };
         let known = name.borrow_and_update();
-        let current = self.addresses.first().map(SocketAddr::ip);
+        let current = self.spots.first().map(|spot| spot.address.ip());
         let chosen = resolve::choose(mode, &known.addresses, current);
         self.resolution = known.resolution.clone();
-        self.addresses = chosen.into_iter().map(|ip| SocketAddr::new(ip, self.port)).collect();
-        self.addresses.sort_unstable();
+        self.spots = spots(&chosen, self.port, self.weight);
     }
+}
+
+/// In the order of their addresses. The heaviest of each priority of a service gets the weight of the target, the others as much less as
+/// their records say; a record of weight 0 gets next to nothing, as RFC 2782 has it, unless all of them are.
+fn spots(found: &[Found], port: u16, weight: u32) -> Vec<Spot> {
+    let services = || found.iter().filter_map(|found| found.service);
+    let heaviest = |priority: u16| {
+        let alike = services().filter(|service| service.priority == priority);
+        alike.map(|service| service.weight).max().unwrap_or(0)
+    };
+    let share = |service: Service| match heaviest(service.priority) {
+        0 => weight,
+        heaviest => {
+            let share = u64::from(weight) * u64::from(service.weight) / u64::from(heaviest);
+            u32::try_from(share).unwrap_or(weight).max(weight.min(1))
+        }
+    };
+    let spot = |found: &Found| match found.service {
+        None => Spot { address: SocketAddr::new(found.ip, port), priority: 0, weight },
+        Some(service) => Spot {
+            address: SocketAddr::new(found.ip, service.port),
+            priority: service.priority,
+            weight: share(service),
+        },
+    };
+    let mut spots: Vec<Spot> = found.iter().map(spot).collect();
+    spots.sort_unstable();
+    spots
 }
 
 /// Waits for the next answer of one name.
@@ -485,10 +546,14 @@ async fn next_answer(mut name: watch::Receiver<Known>, target: usize) -> (watch:
     (name, target)
 }
 
-/// Checks speak HTTP/1.1, inside TLS where everybody does. What is wrong with the files has been said by whoever
+/// Checks speak HTTP/1.1, or HTTP/2 to gRPC servers, inside TLS where everybody does. What is wrong with the files has been said by whoever
 /// prepared the generation.
-fn transport_of_checks(config: &PoolConfig) -> Option<Arc<Transport>> {
-    let config = PoolConfig { protocol: UpstreamProtocol::Http1, ..config.clone() };
+pub(super) fn transport_of_checks(config: &PoolConfig) -> Option<Arc<Transport>> {
+    let protocol = match config.check.kind {
+        CheckKind::Grpc { .. } => UpstreamProtocol::Http2,
+        CheckKind::None | CheckKind::Tcp | CheckKind::Http { .. } => UpstreamProtocol::Http1,
+    };
+    let config = PoolConfig { protocol, ..config.clone() };
     Transport::compile(&config, true).ok().flatten()
 }
 

@@ -17,6 +17,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::{
     config::CheckKind,
+    grpc_health::grpc_health,
     proxy_protocol::{self, About, ProxyVersion},
     tls::upstream::Transport,
 };
@@ -63,11 +64,7 @@ async fn attempt(probe: &Probe) -> Result<(), String> {
         CheckKind::None | CheckKind::Tcp => Ok(()),
         CheckKind::Http { path, host, expect } => {
             let host = host.clone().unwrap_or_else(|| with_port(&probe.host, probe.address.port()));
-            let tls = match &probe.transport {
-                Some(transport) => transport.tls(&with_port(&probe.host, probe.address.port()))?,
-                None => None,
-            };
-            let status = match tls {
+            let status = match tls(probe)? {
                 None => ask(stream, path, &host).await?,
                 Some((config, name)) => {
                     let stream = TlsConnector::from(config).connect(name, stream).await;
@@ -77,7 +74,24 @@ async fn attempt(probe: &Probe) -> Result<(), String> {
             let fits = expect.iter().any(|&(low, high)| (low..=high).contains(&status));
             if fits { Ok(()) } else { Err(format!("status {status}")) }
         }
+        CheckKind::Grpc { service } => {
+            let authority = with_port(&probe.host, probe.address.port());
+            match tls(probe)? {
+                None => grpc_health(stream, &authority, service).await,
+                Some((config, name)) => {
+                    let stream = TlsConnector::from(config).connect(name, stream).await;
+                    grpc_health(stream.map_err(|err| format!("TLS: {err}"))?, &authority, service).await
+                }
+            }
+        }
     }
+}
+
+type Tls = (Arc<rustls::ClientConfig>, rustls::pki_types::ServerName<'static>);
+
+fn tls(probe: &Probe) -> Result<Option<Tls>, String> {
+    let Some(transport) = &probe.transport else { return Ok(None) };
+    transport.tls(&with_port(&probe.host, probe.address.port()))
 }
 
 /// The status of one GET. The body is not read: the verdict must not depend on its length.

@@ -2,10 +2,12 @@
 //!
 //! One task looks after each distinct name, however many apps use it: it asks again before the answer expires, keeps
 //! the last good answer while the name cannot be resolved, and ends when nobody listens any more. What to publish
-//! and when to ask again is decided by [`Memory`], which is pure. Ports, weights and health are not known here.
+//! and when to ask again is decided by [`Memory`], which is pure. Of ports and weights only those are known here that
+//! SRV records say (RFC 2782); health is not.
 
 use std::{
     collections::HashMap,
+    hash::{BuildHasher, RandomState},
     net::{IpAddr, SocketAddr},
     sync::{Arc, LazyLock, Mutex, PoisonError, Weak},
     time::Duration,
@@ -16,18 +18,24 @@ use hickory_resolver::{
     config::{NameServerConfig, ResolverConfig, ResolverOpts},
     lookup::Lookup,
     net::{NetError, runtime::TokioRuntimeProvider},
+    proto::rr::RData,
 };
 use tokio::{runtime, sync::watch, task::JoinSet, time::Instant};
 use tracing::{info, warn};
 
-use super::Resolution;
-use crate::config::{Family, ResolveConfig, ResolveMode};
+use super::{Resolution, scale};
+use crate::{
+    config::{Family, ResolveConfig, ResolveMode},
+    metrics,
+};
 
 /// A record may say 0, and so may `min_ttl`: still no busy loop.
 const TTL_FLOOR: Duration = Duration::from_millis(100);
 /// After the first failure, doubled by each further one in a row.
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// Hosts of one service; further ones are not used.
+const SERVICE_HOSTS_MAX: usize = 1_000;
 /// The resolver has timeouts and attempts of its own; this bounds whatever they add up to.
 const LOOKUP_MAX: Duration = Duration::from_secs(15);
 
@@ -35,16 +43,47 @@ const LOOKUP_MAX: Duration = Duration::from_secs(15);
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Question {
     pub(super) host: Arc<str>,
+    pub(super) kind: Kind,
     pub(super) family: Family,
     pub(super) min_ttl: Duration,
     pub(super) max_ttl: Duration,
     pub(super) stale: Duration,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Kind {
+    /// Addresses of a host.
+    Host,
+    /// The hosts of a service and then their addresses.
+    Service,
+}
+
 impl Question {
-    pub(super) fn new(host: &str, config: &ResolveConfig) -> Self {
+    pub(super) fn new(host: &str, kind: Kind, config: &ResolveConfig) -> Self {
         let ResolveConfig { mode: _, family, min_ttl, max_ttl, stale } = *config;
-        Self { host: host.into(), family, min_ttl, max_ttl, stale }
+        Self { host: host.into(), kind, family, min_ttl, max_ttl, stale }
+    }
+}
+
+/// One address, and what the service says of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    pub(super) ip: IpAddr,
+    pub(super) service: Option<Service>,
+}
+
+/// Of an SRV record (RFC 2782).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Service {
+    /// The lowest that can be reached is to be used.
+    pub(super) priority: u16,
+    pub(super) weight: u16,
+    pub(super) port: u16,
+}
+
+impl From<IpAddr> for Found {
+    fn from(ip: IpAddr) -> Self {
+        Self { ip, service: None }
     }
 }
 
@@ -53,7 +92,7 @@ impl Question {
 pub(super) struct Known {
     pub(super) resolution: Resolution,
     /// In the order of the answer; the last good ones while a failure is younger than `stale`.
-    pub(super) addresses: Arc<[IpAddr]>,
+    pub(super) addresses: Arc<[Found]>,
 }
 
 impl Known {
@@ -64,12 +103,12 @@ impl Known {
 
 /// Which addresses of an answer are used. Name servers rotate their answers, so `First` stays with the address it
 /// has for as long as that is among them.
-pub(super) fn choose(mode: ResolveMode, answer: &[IpAddr], current: Option<IpAddr>) -> Vec<IpAddr> {
+pub(super) fn choose(mode: ResolveMode, answer: &[Found], current: Option<IpAddr>) -> Vec<Found> {
     match mode {
         ResolveMode::All => answer.to_vec(),
         ResolveMode::First => {
-            let kept = current.filter(|current| answer.contains(current));
-            kept.or_else(|| answer.first().copied()).into_iter().collect()
+            let kept = answer.iter().find(|found| Some(found.ip) == current);
+            kept.or(answer.first()).copied().into_iter().collect()
         }
     }
 }
@@ -153,10 +192,13 @@ impl Resolver {
 /// The life of one name: ask, publish, wait; until the last listener is gone.
 async fn look_after(shared: Arc<Shared>, question: Question, sender: watch::Sender<Known>) {
     let mut memory = Memory::default();
+    let random = RandomState::new();
     loop {
         let answer = tokio::time::timeout(LOOKUP_MAX, look_up(&shared.dns, &question)).await;
         let answer = answer.unwrap_or_else(|_| Err(format!("timed out after {LOOKUP_MAX:?}")));
+        metrics::name_looked_up(answer.is_ok());
         let (known, wait) = memory.learn(answer, Instant::now(), &question);
+        let wait = early(wait, random.hash_one(Instant::now()));
         log_change(&question.host, &sender.borrow().resolution, &known);
         sender.send_if_modified(|current| {
             let is_new = *current != known;
@@ -178,6 +220,12 @@ async fn look_after(shared: Arc<Shared>, question: Question, sender: watch::Send
     }
 }
 
+/// Up to a tenth sooner, so that names that were asked for together are not asked for together for ever.
+fn early(wait: Duration, random: u64) -> Duration {
+    const PARTS: u32 = 1 << 10;
+    wait - wait / 10 * u32::try_from(scale(random, PARTS.into())).unwrap_or(0) / PARTS
+}
+
 fn log_change(host: &str, before: &Resolution, now: &Known) {
     match (before, &now.resolution) {
         (Resolution::Failed(_), Resolution::Failed(_)) => {}
@@ -190,7 +238,7 @@ fn log_change(host: &str, before: &Resolution, now: &Known) {
 /// A good answer. Never empty.
 #[derive(Debug)]
 struct Answer {
-    addresses: Vec<IpAddr>,
+    addresses: Vec<Found>,
     ttl: Duration,
 }
 
@@ -198,7 +246,7 @@ struct Answer {
 #[derive(Debug, Default)]
 struct Memory {
     /// The last good answer and when its time to live ended.
-    good: Option<(Arc<[IpAddr]>, Instant)>,
+    good: Option<(Arc<[Found]>, Instant)>,
     failures: u32,
 }
 
@@ -216,7 +264,7 @@ impl Memory {
         match answer {
             Ok(Answer { addresses, ttl }) => {
                 let ttl = ttl.min(question.max_ttl).max(question.min_ttl).max(TTL_FLOOR);
-                let addresses: Arc<[IpAddr]> = addresses.into();
+                let addresses: Arc<[Found]> = addresses.into();
                 self.good = Some((addresses.clone(), now + ttl));
                 self.failures = 0;
                 // The last tenth of its life is for asking again.
@@ -225,7 +273,7 @@ impl Memory {
             Err(reason) => {
                 let mut wait = (BACKOFF_MIN * (1 << self.failures.min(5))).min(BACKOFF_MAX);
                 self.failures += 1;
-                let addresses: Arc<[IpAddr]> = match &self.good {
+                let addresses: Arc<[Found]> = match &self.good {
                     Some((addresses, expires)) if now < *expires + question.stale => {
                         // Be awake when they get too old.
                         wait = wait.min(*expires + question.stale - now);
@@ -240,9 +288,53 @@ impl Memory {
 }
 
 async fn look_up(dns: &TokioResolver, question: &Question) -> Result<Answer, String> {
-    let host = &*question.host;
-    let v4 = async { (question.family != Family::V6).then_some(dns.ipv4_lookup(host).await) };
-    let v6 = async { (question.family != Family::V4).then_some(dns.ipv6_lookup(host).await) };
+    match question.kind {
+        Kind::Host => look_up_host(dns, &question.host, question.family).await,
+        Kind::Service => look_up_service(dns, question).await,
+    }
+}
+
+/// What the service says, and then the addresses of each host it names. The answer lives as long as the shortest of
+/// them all. One host that cannot be resolved keeps nobody from the others.
+async fn look_up_service(dns: &TokioResolver, question: &Question) -> Result<Answer, String> {
+    let lookup = dns.srv_lookup(&*question.host).await.map_err(|err| plain(&err))?;
+    let mut ttl = u32::MAX;
+    let mut hosts: Vec<(Service, String)> = Vec::new();
+    for record in lookup.answers() {
+        let RData::SRV(srv) = &record.data else { continue };
+        ttl = ttl.min(record.ttl);
+        // RFC 2782: a target of `.` says that there is decidedly no such service.
+        if !srv.target.is_root() && hosts.len() < SERVICE_HOSTS_MAX {
+            let service = Service { priority: srv.priority, weight: srv.weight, port: srv.port };
+            hosts.push((service, srv.target.to_ascii()));
+        }
+    }
+    // Name servers rotate their answers; the order says nothing here.
+    hosts.sort();
+    let family = question.family;
+    let lookups = hosts.iter().map(|(_, host)| look_up_host(dns, host, family));
+    let answers = futures_util::future::join_all(lookups).await;
+    let mut ttl = Duration::from_secs(ttl.into());
+    let (mut addresses, mut reason) = (Vec::new(), None);
+    for ((service, host), answer) in hosts.iter().zip(answers) {
+        match answer {
+            Ok(answer) => {
+                ttl = ttl.min(answer.ttl);
+                let found = answer.addresses.iter().map(|found| Found { service: Some(*service), ..*found });
+                addresses.extend(found);
+            }
+            Err(why) => reason = Some(format!("{host}: {why}")),
+        }
+    }
+    if addresses.is_empty() {
+        return Err(reason.unwrap_or_else(|| "the service is not offered".to_owned()));
+    }
+    Ok(Answer { addresses, ttl })
+}
+
+async fn look_up_host(dns: &TokioResolver, host: &str, family: Family) -> Result<Answer, String> {
+    let v4 = async { (family != Family::V6).then_some(dns.ipv4_lookup(host).await) };
+    let v6 = async { (family != Family::V4).then_some(dns.ipv6_lookup(host).await) };
     let (v4, v6) = futures_util::future::join(v4, v6).await;
     combine([v4, v6].into_iter().flatten())
 }
@@ -258,9 +350,9 @@ fn combine(answers: impl Iterator<Item = Result<Lookup, NetError>>) -> Result<An
             Ok(lookup) => {
                 for record in lookup.answers() {
                     if let Some(address) = record.data.ip_addr()
-                        && !addresses.contains(&address)
+                        && !addresses.contains(&Found::from(address))
                     {
-                        addresses.push(address);
+                        addresses.push(Found::from(address));
                         ttl = ttl.min(record.ttl);
                     }
                 }

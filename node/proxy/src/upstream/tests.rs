@@ -108,10 +108,16 @@ async fn an_endpoint_of_weight_zero_is_known_and_takes_nothing() {
 
 #[tokio::test]
 async fn a_target_that_is_none_is_reported() {
-    let targets = ["web", "web:http", ":80", "::1:80", "[::1:80", "web:99999"].map(str::to_owned);
+    let targets =
+        ["web", "web:http", ":80", "::1:80", "[::1:80", "web:99999", "srv:web.test"].map(str::to_owned);
     let running = Running::start(&pool(&targets, CheckKind::Tcp), None);
     for status in running.upstream.status() {
-        assert_eq!(status.resolution, Resolution::Failed("not `host:port`".to_owned()), "{}", status.target);
+        assert_eq!(
+            status.resolution,
+            Resolution::Failed("neither `host:port` nor `srv:_service._proto.name`".to_owned()),
+            "{}",
+            status.target
+        );
     }
     assert!(running.tasks.is_empty());
 }
@@ -140,6 +146,44 @@ async fn what_passes_is_available_and_what_fails_is_not_until_it_recovers() {
     running.stop.cancel();
     running.tasks.close();
     running.tasks.wait().await;
+}
+
+#[tokio::test]
+async fn a_service_goes_by_priority_and_weight_and_its_hosts_come_and_go() {
+    let server = NameServer::start().await;
+    let ((one, a), (_two, b), (_three, c)) = (origin().await, origin().await, origin().await);
+    server.set("host.test", "127.0.0.1");
+    let record =
+        |priority: u16, weight: u16, at: SocketAddr| format!("{priority} {weight} {} host.test", at.port());
+    let set = |records: &[String]| {
+        server.set_service("_http._tcp.test", &records.iter().map(String::as_str).collect::<Vec<_>>());
+    };
+    set(&[record(1, 30, a), record(1, 10, b), record(2, 0, c)]);
+    let target = ["srv:_http._tcp.test".to_owned()];
+    let mut running = Running::start(&pool(&target, CheckKind::Tcp), Some(Resolver::at(server.address)));
+    let weights = |upstream: &Upstream| -> Vec<(SocketAddr, u32)> {
+        let set = upstream.set().load();
+        let mut of: Vec<_> =
+            set.eligible().map(|(at, weight)| (set.endpoints[at as usize].address, weight)).collect();
+        of.sort();
+        of
+    };
+    let sorted = |mut all: Vec<(SocketAddr, u32)>| {
+        all.sort();
+        all
+    };
+    let first = sorted(vec![(a, 100), (b, 33)]);
+    running.until("the first priority by weight", |upstream| weights(upstream) == first).await;
+    // One of them goes down, and the other has it all; both gone, the second priority has.
+    drop(one);
+    running.until("the one that is left", |upstream| weights(upstream) == [(b, 33)]).await;
+    drop(_two);
+    running.until("the second priority", |upstream| weights(upstream) == [(c, 100)]).await;
+    // A host is taken off the service, and another one is put on.
+    let (_four, d) = origin().await;
+    set(&[record(1, 0, d), record(2, 0, c)]);
+    running.until("the new one", |upstream| weights(upstream) == [(d, 100)]).await;
+    assert_eq!(running.upstream.set().load().endpoints.len(), 2, "the others are forgotten");
 }
 
 #[tokio::test]

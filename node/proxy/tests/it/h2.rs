@@ -528,3 +528,38 @@ async fn endpoints_inside_tls_are_believed_by_their_authority_and_name_and_see_w
         }
     }
 }
+
+#[tokio::test]
+async fn authorities_of_endpoints_are_read_again_when_their_file_changes() {
+    let (authority, strangers) = (Authority::new(), Authority::new());
+    authority.issue("web", &["web.test"]);
+    let ((_root, right), (_other, wrong)) = (authority.root_file(), strangers.root_file());
+    let origin = mirror().await;
+    let behind = proxy();
+    let (mut inner, address) = app(Protocol::Http, &[origin.address]);
+    inner.ports[0].tls = Some(https(&authority));
+    serve(&behind, &inner).await;
+    let directory = tempfile::TempDir::new().unwrap();
+    let ca = directory.path().join("ca.pem");
+    std::fs::copy(&wrong, &ca).unwrap();
+    let front = proxy();
+    let (mut outer, listen) = app(Protocol::Http, &[address]);
+    let pool = outer.pools.get_mut("default").unwrap();
+    pool.tls = Some(UpstreamTls { server_name: Some("web.test".to_owned()), ca: ca.clone(), identity: None });
+    serve(&front, &outer).await;
+    let mut stream = connect(listen).await;
+    assert_eq!(get(&mut stream, "/").await.0, 502, "nobody who is believed");
+    let mut becomes = async |status: u16| {
+        let deadline = tokio::time::Instant::now() + 3 * PATIENCE;
+        while get(&mut stream, "/").await.0 != status {
+            assert!(tokio::time::Instant::now() < deadline, "never {status}");
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    std::fs::copy(&right, &ca).unwrap();
+    becomes(200).await;
+    // A file that is none changes nothing.
+    std::fs::write(&ca, "rubbish").unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(2_500)).await;
+    becomes(200).await;
+}

@@ -466,3 +466,47 @@ async fn a_shutdown_answers_what_is_in_flight_and_cuts_what_stays() {
     stopping.join_next().await.unwrap().unwrap();
     assert_eq!(proxy.connections(), 0);
 }
+
+#[tokio::test]
+async fn a_port_moves_to_another_address_that_its_old_one_includes_and_back() {
+    let origin = Origin::http("one").await;
+    let proxy = proxy();
+    let (mut app, listen) = app(Http, &[origin.address]);
+    let elsewhere = SocketAddr::from(([127, 0, 0, 2], listen.port()));
+    let everywhere = "0.0.0.0".parse().unwrap();
+    app.ports[0].address = everywhere;
+    serve(&proxy, &app).await;
+    let mut kept = connect(elsewhere).await;
+    assert_eq!(get(&mut kept, "/").await.1, "one");
+    for (generation, address) in [(2, listen.ip()), (3, everywhere)] {
+        app.generation = generation;
+        app.ports[0].address = address;
+        proxy.prepare(app.clone()).await.unwrap();
+        proxy.serve("web", generation).unwrap();
+        proxy.remove("web", generation - 1, None).unwrap();
+        // At no time is there nobody.
+        let is_gone = || !proxy.status().iter().any(|status| status.generation == generation - 1);
+        while !is_gone() {
+            assert_eq!(get(&mut connect(listen).await, "/").await.1, "one");
+        }
+        assert_eq!(get(&mut connect(listen).await, "/").await.1, "one");
+        assert_eq!(is_refused(elsewhere).await, generation == 2);
+    }
+}
+
+#[tokio::test]
+async fn a_change_of_socket_options_closes_nothing() {
+    let origin = Origin::http("one").await;
+    let proxy = proxy();
+    let (mut app, listen) = app(Http, &[origin.address]);
+    serve(&proxy, &app).await;
+    let mut kept = connect(listen).await;
+    assert_eq!(get(&mut kept, "/").await.1, "one");
+    app.generation = 2;
+    app.ports[0].socket.backlog = 1;
+    app.ports[0].socket.user_timeout = Duration::from_secs(5);
+    app.ports[0].socket.send_buffer = 16 * 1024;
+    serve(&proxy, &app).await;
+    assert_eq!(get(&mut kept, "/").await.1, "one");
+    assert_eq!(get(&mut connect(listen).await, "/").await.1, "one");
+}

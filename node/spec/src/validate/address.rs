@@ -6,15 +6,29 @@ use super::Findings;
 use crate::diagnostic::{NOT_SUPPORTED, WRONG_VALUE};
 
 pub(super) fn validate(path: &str, address: &str, findings: &mut Findings) {
-    if let Some(scheme) = ["unix:", "srv:"].iter().find(|scheme| address.starts_with(**scheme)) {
-        let message = format!("`{scheme}` targets are not supported yet");
+    if address.starts_with("unix:") {
+        let message = "`unix:` targets are not supported yet";
         findings.add(path, NOT_SUPPORTED, message).help("write \"host:port\"");
         return;
     }
-    let Err(why) = split(address) else { return };
-    findings
-        .add(path, WRONG_VALUE, format!("`{address}` is not a target: {why}"))
-        .help("write \"host:port\", \"10.0.0.11:3000\" or \"[2001:db8::1]:3000\"");
+    let (checked, help) = match address.strip_prefix("srv:") {
+        Some(service) => (service_name(service), "write \"srv:_http._tcp.example.com\""),
+        None => (split(address), "write \"host:port\", \"10.0.0.11:3000\" or \"[2001:db8::1]:3000\""),
+    };
+    let Err(why) = checked else { return };
+    findings.add(path, WRONG_VALUE, format!("`{address}` is not a target: {why}")).help(help);
+}
+
+/// RFC 2782: `_service._proto.name`.
+fn service_name(service: &str) -> Result<(), &'static str> {
+    let mut labels = service.splitn(3, '.');
+    let (Some(name), Some(proto), Some(domain)) = (labels.next(), labels.next(), labels.next()) else {
+        return Err("it has no `_service._proto.name`");
+    };
+    if ![name, proto].iter().all(|label| label.starts_with('_') && label.len() > 1) {
+        return Err("service and protocol begin with `_`");
+    }
+    if is_host_name(service) && is_host_name(domain) { Ok(()) } else { Err("it is not a DNS name") }
 }
 
 fn split(address: &str) -> Result<(), &'static str> {
@@ -57,6 +71,21 @@ pub(super) fn is_host_name(host: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_service_has_its_protocol_and_its_domain() {
+        for (service, expected) in [
+            ("_http._tcp.example.com", Ok(())),
+            ("_http._tcp.d", Ok(())),
+            ("_http._tcp", Err("it has no `_service._proto.name`")),
+            ("http.tcp.example.com", Err("service and protocol begin with `_`")),
+            ("_._tcp.example.com", Err("service and protocol begin with `_`")),
+            ("_http._tcp.exa mple", Err("it is not a DNS name")),
+            ("_http._tcp.", Err("it is not a DNS name")),
+        ] {
+            assert_eq!(service_name(service), expected, "{service}");
+        }
+    }
 
     #[test]
     fn a_target_is_a_host_and_a_port() {

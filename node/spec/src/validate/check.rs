@@ -14,7 +14,7 @@ pub(super) const MAX_INTERVAL: Duration = Duration::from_secs(3600);
 pub(super) const MAX_TIMES: u32 = 100;
 
 pub(super) fn validate(check: &Check, findings: &mut Findings) {
-    let Check { kind, path, host, port, interval, timeout, rise, fall, expect } = check;
+    let Check { kind, path, host, port, interval, timeout, rise, fall, expect, service } = check;
     findings.duration("check.interval", *interval, MIN_INTERVAL..=MAX_INTERVAL);
     findings.duration("check.timeout", *timeout, Duration::from_millis(1)..=MAX_INTERVAL);
     findings.number("check.rise", *rise, 1..=MAX_TIMES);
@@ -22,9 +22,14 @@ pub(super) fn validate(check: &Check, findings: &mut Findings) {
     if *port == Some(0) {
         findings.add("check.port", OUT_OF_RANGE, "`check.port` must be from 1 to 65535, not 0");
     }
+    if *kind != CheckKind::Grpc && !service.is_empty() {
+        findings
+            .add("check.service", CONTRADICTION, "`check.service` is for gRPC checks, and this is none")
+            .help("write `type = \"grpc\"` in the check");
+    }
     match kind {
         CheckKind::Http => http("check", path, host.as_deref(), expect, findings),
-        CheckKind::Tcp | CheckKind::None => {
+        CheckKind::Tcp | CheckKind::Grpc | CheckKind::None => {
             let default = Check::default();
             for (field, is_set) in [
                 ("path", *path != default.path),

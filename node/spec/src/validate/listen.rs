@@ -1,16 +1,21 @@
 //! Ports, and what stands before their protocol.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
-use super::{Findings, address::is_host_name};
+use super::{Findings, address::is_host_name, validate_keepalive};
 use crate::{
-    Certificate, Listen, Protocol, ProxyMode, Tls,
-    diagnostic::{CONTRADICTION, DUPLICATE, MISSING, TOO_LARGE, WRONG_VALUE},
+    Certificate, Listen, Protocol, ProxyMode, SocketOptions, Tls,
+    diagnostic::{CONTRADICTION, DUPLICATE, MISSING, OUT_OF_RANGE, TOO_LARGE, WRONG_VALUE},
+    units::size_text,
 };
 
 const MAX_LISTENERS: usize = 1_000;
 /// Names of one port.
 const MAX_HOSTS: usize = 1_000;
+/// More than any kernel keeps.
+const MAX_BACKLOG: u32 = 1 << 20;
+const MAX_USER_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+const BUFFER_BYTES: (u64, u64) = (4 << 10, 64 << 20);
 const MAX_CERTIFICATES: usize = 1_000;
 /// Of a protocol's name, RFC 7301 §3.1.
 const ALPN_BYTES: std::ops::RangeInclusive<usize> = 1..=255;
@@ -35,6 +40,7 @@ pub(super) fn validate(listen: &[Listen], findings: &mut Findings) {
             trusted_proxies,
             hosts,
             max_connections: _,
+            socket,
         } = one;
         let path = format!("listen[{index}]");
         for (index, host) in hosts.iter().enumerate() {
@@ -70,8 +76,25 @@ pub(super) fn validate(listen: &[Listen], findings: &mut Findings) {
                 )
                 .help("add `proxy_protocol = \"require\"`, or take the list away"),
         }
+        validate_socket(&format!("{path}.socket"), socket, findings);
         if let Some(tls) = tls {
             validate_tls(&format!("{path}.tls"), tls, *protocol, findings);
+        }
+    }
+}
+
+fn validate_socket(path: &str, socket: &SocketOptions, findings: &mut Findings) {
+    let SocketOptions { backlog, nodelay: _, keepalive, user_timeout, receive_buffer, send_buffer } = socket;
+    findings.number(&format!("{path}.backlog"), *backlog, 1..=MAX_BACKLOG);
+    findings.duration_or_off(&format!("{path}.user_timeout"), *user_timeout, MAX_USER_TIMEOUT);
+    if let Some(keepalive) = keepalive {
+        validate_keepalive(&format!("{path}.keepalive"), keepalive, findings);
+    }
+    for (name, bytes) in [("receive_buffer", receive_buffer), ("send_buffer", send_buffer)] {
+        let (min, max) = BUFFER_BYTES;
+        if *bytes != 0 && !(min..=max).contains(bytes) {
+            let message = format!("`{name}` must be 0 or from {} to {}", size_text(min), size_text(max));
+            findings.add(&format!("{path}.{name}"), OUT_OF_RANGE, message);
         }
     }
 }

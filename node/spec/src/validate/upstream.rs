@@ -16,6 +16,17 @@ pub(super) fn validate(spec: &AppSpec, findings: &mut Findings) {
                 .add("upstream.tls", MISSING, "nobody is named whose certificates are to be believed")
                 .help("add `ca`: a PEM file on the node, or a name in its directory of certificates");
         }
+        let is_service = |target: &crate::Target| target.address.starts_with("srv:");
+        let mut targets = spec.targets.iter().chain(spec.pool.values().flat_map(|pool| &pool.targets));
+        if tls.server_name.is_none() && targets.any(is_service) {
+            findings
+                .add(
+                    "upstream.tls",
+                    MISSING,
+                    "the records of a service do not say whose certificates are believed",
+                )
+                .help("add `server_name`, which the certificates of its hosts must have");
+        }
         let is_name = |name: &String| is_host_name(name) || name.parse::<std::net::IpAddr>().is_ok();
         if let Some(name) = tls.server_name.as_ref().filter(|name| !is_name(name)) {
             let message = format!("`{name}` is not the name of a server");

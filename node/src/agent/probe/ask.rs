@@ -22,7 +22,6 @@ use tokio::{
     net::TcpStream,
     process::Command,
 };
-use tonic::transport::Endpoint;
 
 use super::{Key, ProbeSettings};
 
@@ -115,34 +114,7 @@ async fn tcp(probe: &Probe, door: SocketAddr) -> Result<(), String> {
 
 /// The Health service that gRPC servers agree on (grpc.health.v1).
 async fn grpc(probe: &Probe, door: SocketAddr) -> Result<(), String> {
-    #[derive(Clone, PartialEq, prost::Message)]
-    struct HealthCheckRequest {
-        #[prost(string, tag = "1")]
-        service: String,
-    }
-    #[derive(Clone, PartialEq, prost::Message)]
-    struct HealthCheckResponse {
-        #[prost(int32, tag = "1")]
-        status: i32,
-    }
-    const SERVING: i32 = 1;
-    let endpoint = Endpoint::from_shared(format!("http://{door}")).map_err(|err| err.to_string())?;
-    let channel = endpoint.connect().await.map_err(|err| format!("connect: {err}"))?;
-    let mut client = tonic::client::Grpc::new(channel);
-    client.ready().await.map_err(|err| format!("connect: {err}"))?;
-    let codec = tonic_prost::ProstCodec::<HealthCheckRequest, HealthCheckResponse>::default();
-    let path = "/grpc.health.v1.Health/Check".parse().map_err(|_| "no path")?;
-    let request = tonic::Request::new(HealthCheckRequest { service: probe.service.clone() });
-    match client.unary(request, path, codec).await {
-        Ok(answer) => match answer.into_inner().status {
-            SERVING => Ok(()),
-            0 => Err("gRPC health is UNKNOWN, expected SERVING".to_owned()),
-            2 => Err("gRPC health is NOT_SERVING, expected SERVING".to_owned()),
-            3 => Err("gRPC health is SERVICE_UNKNOWN, expected SERVING".to_owned()),
-            other => Err(format!("gRPC health is {other}, expected SERVING")),
-        },
-        Err(status) => Err(format!("gRPC {:?}: {}", status.code(), status.message())),
-    }
+    flotilla_proxy::grpc_health(connect(door).await?, &door.to_string(), &probe.service).await
 }
 
 async fn command(probe: &Probe, door: SocketAddr, key: &Key, settings: &ProbeSettings) -> Result<(), String> {

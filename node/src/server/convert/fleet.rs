@@ -825,6 +825,13 @@ fn node_plans(before: &Fleet, after: &Fleet, changed: &AppChanged) -> Vec<v1::No
         Some(assignment.ports.iter().copied().collect())
     };
     let serving = before.apps.get(&changed.app).and_then(|app| app.serving);
+    let spec = |fleet: &Fleet, generation: Option<GenerationId>| {
+        let known = fleet.generations.get(&(changed.app.clone(), generation?))?;
+        Some(Arc::clone(&known.spec))
+    };
+    let in_place = spec(before, serving)
+        .zip(spec(after, Some(changed.generation)))
+        .map_or("C0", |(old, new)| in_place_class(&old.listen, &new.listen));
     let nodes: BTreeSet<_> = before.assignments.keys().chain(after.assignments.keys()).collect();
     let plan = |node: &NodeId| {
         let old = ports(before, node, serving);
@@ -834,7 +841,7 @@ fn node_plans(before: &Fleet, after: &Fleet, changed: &AppChanged) -> Vec<v1::No
             (None, Some(_)) => "new",
             (Some(_), None) => "leave",
             (Some(old), Some(new)) => match (new.is_subset(old), old.is_subset(new)) {
-                (true, true) => "C0",
+                (true, true) => in_place,
                 (false, true) => "C3",
                 (true, false) => "C4",
                 (false, false) => "C3+C4",
@@ -847,4 +854,18 @@ fn node_plans(before: &Fleet, after: &Fleet, changed: &AppChanged) -> Vec<v1::No
         })
     };
     nodes.into_iter().filter_map(plan).collect()
+}
+
+/// What a change is that leaves the ports as they are.
+fn in_place_class(old: &[Listen], new: &[Listen]) -> &'static str {
+    let differ = |is_other: fn(&Listen, &Listen) -> bool| {
+        new.iter().any(|new| old.iter().any(|old| old.port == new.port && is_other(old, new)))
+    };
+    if differ(|old, new| old.address != new.address) {
+        "C5"
+    } else if differ(|old, new| old.socket != new.socket) {
+        "C2"
+    } else {
+        "C0"
+    }
 }

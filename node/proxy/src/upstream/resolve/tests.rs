@@ -17,11 +17,15 @@ fn question() -> Question {
         max_ttl: 60 * SECOND,
         stale: 600 * SECOND,
     };
-    Question::new("web.test", &config)
+    Question::new("web.test", Kind::Host, &config)
 }
 
 fn ips(text: &str) -> Vec<IpAddr> {
     text.split_whitespace().map(|ip| ip.parse().unwrap()).collect()
+}
+
+fn found(text: &str) -> Vec<Found> {
+    ips(text).into_iter().map(Found::from).collect()
 }
 
 mod memory {
@@ -45,10 +49,10 @@ mod memory {
                 Err(reason) => Resolution::Failed(reason.to_owned()),
             };
             let answer = answer
-                .map(|(text, ttl)| Answer { addresses: ips(text), ttl: Duration::from_secs(ttl) })
+                .map(|(text, ttl)| Answer { addresses: found(text), ttl: Duration::from_secs(ttl) })
                 .map_err(str::to_owned);
             let (known, wait) = self.memory.learn(answer, self.now, &question());
-            assert_eq!(known, Known { resolution, addresses: ips(addresses).into() });
+            assert_eq!(known, Known { resolution, addresses: found(addresses).into() });
             assert_eq!(wait, Duration::from_millis(wait_ms));
             self.now += wait;
         }
@@ -71,7 +75,7 @@ mod memory {
     #[test]
     fn no_configuration_makes_a_busy_loop() {
         let zero = Question { min_ttl: Duration::ZERO, max_ttl: Duration::ZERO, ..question() };
-        let answer = Answer { addresses: ips("1.1.1.1"), ttl: 5 * SECOND };
+        let answer = Answer { addresses: found("1.1.1.1"), ttl: 5 * SECOND };
         let (_, wait) = Memory::default().learn(Ok(answer), Instant::now(), &zero);
         assert_eq!(wait, Duration::from_millis(90));
     }
@@ -105,7 +109,7 @@ mod memory {
         let question = Question { stale: SECOND / 2, ..question() };
         let mut memory = Memory::default();
         let now = Instant::now();
-        let answer = Answer { addresses: ips("1.1.1.1"), ttl: 10 * SECOND };
+        let answer = Answer { addresses: found("1.1.1.1"), ttl: 10 * SECOND };
         let (_, wait) = memory.learn(Ok(answer), now, &question);
         let (known, rest) = memory.learn(Err("x".to_owned()), now + wait, &question);
         assert_eq!((known.addresses.len(), rest), (1, SECOND), "9 s + 1 s backoff");
@@ -118,13 +122,13 @@ mod memory {
 
 #[test]
 fn all_or_the_first_address_of_an_answer_is_used() {
-    let answer = ips("3.3.3.3 1.1.1.1 2.2.2.2");
+    let answer = found("3.3.3.3 1.1.1.1 2.2.2.2");
     let one = |ip: &str| ips(ip).first().copied();
     assert_eq!(choose(ResolveMode::All, &answer, one("1.1.1.1")), answer);
-    assert_eq!(choose(ResolveMode::First, &answer, None), ips("3.3.3.3"));
-    assert_eq!(choose(ResolveMode::First, &answer, one("1.1.1.1")), ips("1.1.1.1"), "it stays");
-    assert_eq!(choose(ResolveMode::First, &answer, one("9.9.9.9")), ips("3.3.3.3"), "it moves");
-    assert_eq!(choose(ResolveMode::First, &[], one("9.9.9.9")), ips(""));
+    assert_eq!(choose(ResolveMode::First, &answer, None), found("3.3.3.3"));
+    assert_eq!(choose(ResolveMode::First, &answer, one("1.1.1.1")), found("1.1.1.1"), "it stays");
+    assert_eq!(choose(ResolveMode::First, &answer, one("9.9.9.9")), found("3.3.3.3"), "it moves");
+    assert_eq!(choose(ResolveMode::First, &[], one("9.9.9.9")), found(""));
 }
 
 /// A name server for the tests: answers A and AAAA from a table that can be changed.
@@ -138,6 +142,8 @@ pub(in crate::upstream) struct NameServer {
 #[derive(Clone)]
 enum Reply {
     Addresses(Vec<IpAddr>),
+    /// Of hosts.
+    Service(Vec<(Service, String)>),
     ServerFailure,
 }
 
@@ -165,6 +171,20 @@ impl NameServer {
         self.table.lock().unwrap().insert(name.to_owned(), Reply::Addresses(ips(addresses)));
     }
 
+    /// `priority weight port host` each.
+    pub(in crate::upstream) fn set_service(&self, name: &str, records: &[&str]) {
+        let record = |record: &&str| {
+            let [priority, weight, port, host] = record.split(' ').collect::<Vec<_>>()[..] else {
+                panic!("{record}")
+            };
+            let number = |text: &str| text.parse().unwrap();
+            let service = Service { priority: number(priority), weight: number(weight), port: number(port) };
+            (service, host.to_owned())
+        };
+        let records = records.iter().map(record).collect();
+        self.table.lock().unwrap().insert(name.to_owned(), Reply::Service(records));
+    }
+
     pub(in crate::upstream) fn fail(&self, name: &str) {
         self.table.lock().unwrap().insert(name.to_owned(), Reply::ServerFailure);
     }
@@ -182,14 +202,19 @@ impl NameServer {
             at = end;
         }
         let (wants_v6, question_end) = (packet[at + 2] == 28, at + 5);
+        let mut services = Vec::new();
         let (code, addresses) = match table.get(&labels.join(".")) {
+            Some(Reply::Service(all)) => {
+                services.clone_from(all);
+                (0, Vec::new())
+            }
             Some(Reply::Addresses(all)) => {
                 (0, all.iter().copied().filter(|ip| ip.is_ipv6() == wants_v6).collect())
             }
             Some(Reply::ServerFailure) => (2, Vec::new()),
             None => (3, Vec::new()),
         };
-        let count = u8::try_from(addresses.len()).unwrap();
+        let count = u8::try_from(addresses.len() + services.len()).unwrap();
         let mut reply = vec![packet[0], packet[1], 0x81, 0x80 | code, 0, 1, 0, count, 0, 0, 0, 0];
         reply.extend(&packet[12..question_end]);
         for address in addresses {
@@ -201,6 +226,16 @@ impl NameServer {
             reply.extend([0xC0, 12, 0, kind, 0, 1, 0, 0, 0, 1, 0, length]);
             reply.extend(octets);
         }
+        for (Service { priority, weight, port }, host) in services {
+            let mut data: Vec<u8> = [priority, weight, port].into_iter().flat_map(u16::to_be_bytes).collect();
+            for label in host.split('.').filter(|label| !label.is_empty()) {
+                data.push(u8::try_from(label.len()).unwrap());
+                data.extend(label.bytes());
+            }
+            data.push(0);
+            reply.extend([0xC0, 12, 0, 33, 0, 1, 0, 0, 0, 1, 0, u8::try_from(data.len()).unwrap()]);
+            reply.extend(data);
+        }
         reply
     }
 }
@@ -211,7 +246,7 @@ async fn settles(name: &mut watch::Receiver<Known>, resolution: Result<(), &str>
         Ok(()) => Resolution::Resolved,
         Err(reason) => Resolution::Failed(reason.to_owned()),
     };
-    let expected = Known { resolution, addresses: ips(addresses).into() };
+    let expected = Known { resolution, addresses: found(addresses).into() };
     let settled = tokio::time::timeout(10 * SECOND, name.wait_for(|known| *known == expected)).await;
     assert!(settled.is_ok(), "not {expected:?}");
 }
@@ -253,7 +288,7 @@ async fn addresses_survive_a_failing_server_for_a_while_and_come_back() {
     settles(&mut name, Ok(()), "10.0.0.1").await;
     server.fail("web.test");
     let failed = |known: &Known| matches!(known.resolution, Resolution::Failed(_));
-    assert_eq!(&*name.wait_for(failed).await.unwrap().addresses, ips("10.0.0.1"));
+    assert_eq!(&*name.wait_for(failed).await.unwrap().addresses, found("10.0.0.1"));
     name.wait_for(|known| known.addresses.is_empty()).await.unwrap();
     server.set("web.test", "10.0.0.2");
     settles(&mut name, Ok(()), "10.0.0.2").await;
@@ -267,6 +302,49 @@ async fn a_name_that_does_not_exist_says_so() {
     settles(&mut resolver.watch(question()), Err("no such name"), "").await;
     let empty = Question { host: "empty.test".into(), ..question() };
     settles(&mut resolver.watch(empty), Err("the name has no addresses"), "").await;
+}
+
+#[tokio::test]
+async fn a_service_is_the_addresses_of_its_hosts_with_their_ports() {
+    let server = NameServer::start().await;
+    server.set("one.test", "10.0.0.1 fd00::1");
+    server.set("two.test", "10.0.0.2");
+    server.set_service("_http._tcp.test", &["20 0 82 two.test", "10 5 81 one.test", "10 1 83 gone.test"]);
+    let resolver = Resolver::at(server.address);
+    let service = Question { host: "_http._tcp.test".into(), kind: Kind::Service, ..brief() };
+    let mut name = resolver.watch(service.clone());
+    let known = |known: &Known| -> Vec<String> {
+        let text = |found: &Found| {
+            let Service { priority, weight, port } = found.service.unwrap();
+            format!("{priority} {weight} {}", SocketAddr::new(found.ip, port))
+        };
+        known.addresses.iter().map(text).collect()
+    };
+    // One host that is not there keeps nobody from the others.
+    let expected = ["10 5 10.0.0.1:81", "10 5 [fd00::1]:81", "20 0 10.0.0.2:82"];
+    let wait = name.wait_for(|now| known(now) == expected && now.resolution == Resolution::Resolved);
+    assert!(tokio::time::timeout(10 * SECOND, wait).await.is_ok(), "{:?}", resolver.watch(service).borrow());
+    server.set_service("_http._tcp.test", &["0 0 84 two.test"]);
+    let wait = name.wait_for(|now| known(now) == ["0 0 10.0.0.2:84"]);
+    assert!(tokio::time::timeout(10 * SECOND, wait).await.is_ok());
+    // The last good answer stays while there is none.
+    server.fail("_http._tcp.test");
+    let failed = |now: &Known| matches!(now.resolution, Resolution::Failed(_)) && now.addresses.len() == 1;
+    let wait = name.wait_for(failed);
+    assert!(tokio::time::timeout(10 * SECOND, wait).await.is_ok());
+    // RFC 2782: decidedly not available.
+    server.set_service("_no._tcp.test", &["0 0 0 ."]);
+    let mut none =
+        resolver.watch(Question { host: "_no._tcp.test".into(), kind: Kind::Service, ..question() });
+    settles(&mut none, Err("the service is not offered"), "").await;
+}
+
+#[test]
+fn names_are_asked_for_again_up_to_a_tenth_sooner_and_not_all_at_once() {
+    let waits: Vec<Duration> = (0..=16_u64).map(|part| early(10 * SECOND, (u64::MAX / 16) * part)).collect();
+    assert!(waits.iter().all(|wait| (9 * SECOND..=10 * SECOND).contains(wait)), "{waits:?}");
+    assert_eq!(waits[0], 10 * SECOND);
+    assert!(waits.is_sorted_by(|sooner, later| sooner > later));
 }
 
 #[tokio::test]
