@@ -47,7 +47,7 @@ fn every_command() -> Batch {
         Transition::Advance { app: app.clone(), generation, steps },
         Transition::Complete { app: app.clone(), generation },
         Transition::RollBack { app: app.clone(), generation, reason: reason.clone() },
-        Transition::RolledBack { app: app.clone(), generation, missing: reason.clone() },
+        Transition::RolledBack { app: app.clone(), generation, missing: String::new() },
         Transition::Pause { app: app.clone(), generation, reason },
         Transition::Assign { node, app: app.clone(), generation, desired: Desired::Drain },
         Transition::Forget { node, app: app.clone(), generation },
