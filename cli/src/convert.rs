@@ -115,6 +115,7 @@ fn fproxy(text: &str) -> Result<Converted, serde_json::Error> {
             limits: Default::default(),
             upstream: Default::default(),
             route: Vec::new(),
+            compression: None,
             access: Default::default(),
             placement: Default::default(),
             rollout: Default::default(),

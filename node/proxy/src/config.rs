@@ -12,7 +12,13 @@ use std::{
 
 use ipnet::IpNet;
 
+mod route;
+
 pub use crate::proxy_protocol::ProxyVersion;
+pub use route::{
+    EditConfig, MirrorConfig, PathMatch, RedirectConfig, RespondConfig, RewriteConfig, RouteConfig, RouteTo,
+    SplitConfig, ValueMatch, Wanted,
+};
 
 /// Settings of the process-wide proxy; fixed for its lifetime.
 #[derive(Clone, Debug)]
@@ -46,6 +52,19 @@ pub struct AppConfig {
     pub limits: Limits,
     pub retry: RetryConfig,
     pub access: AccessConfig,
+    /// `None` = off.
+    pub compression: Option<CompressionConfig>,
+}
+
+/// Responses are compressed with gzip for clients that take it. Only whole ones, in no other coding, of these types.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CompressionConfig {
+    /// 1 (fast) to 9 (small).
+    pub level: u32,
+    /// Shorter ones are left alone, where the length is known.
+    pub bytes_min: u64,
+    /// `text/html`, or all of a family: `text/*`.
+    pub types: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -71,6 +90,8 @@ pub struct PortConfig {
     /// may have the same port for other names. Empty: the hosts of the routes, if each has one and there is no pool
     /// `default`, and otherwise whatever nobody else claims.
     pub hosts: Vec<String>,
+    /// Every request is sent to the same address in `https` at this port, with a 308.
+    pub redirect_https: Option<u16>,
     pub socket: SocketOptions,
 }
 
@@ -344,27 +365,6 @@ pub struct TcpKeepalive {
     pub count: u32,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RouteConfig {
-    /// Becomes a metric label, so it comes from the user's file and never from a client.
-    pub name: String,
-    /// Host names without port, lower case; `*.example.com` matches one or more leading labels, `api.*` one or
-    /// more trailing ones. Empty: any.
-    pub hosts: Vec<String>,
-    pub path: Option<PathMatch>,
-    /// Empty: any.
-    pub methods: Vec<String>,
-    /// A key of [`AppConfig::pools`].
-    pub pool: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PathMatch {
-    Exact(String),
-    /// Matches whole segments: `/v1` matches `/v1` and `/v1/x`, not `/v10`.
-    Prefix(String),
-}
-
 /// `Duration::ZERO` = off.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timeouts {
@@ -438,7 +438,16 @@ impl AppConfig {
             limits: Limits::default(),
             retry: RetryConfig::default(),
             access: AccessConfig::default(),
+            compression: None,
         }
+    }
+}
+
+impl Default for CompressionConfig {
+    fn default() -> Self {
+        let types =
+            ["text/*", "application/json", "application/javascript", "application/xml", "image/svg+xml"];
+        Self { level: 1, bytes_min: 1024, types: types.map(str::to_owned).to_vec() }
     }
 }
 
@@ -454,6 +463,7 @@ impl PortConfig {
             trusted_proxies: Vec::new(),
             hosts: Vec::new(),
             socket: SocketOptions::default(),
+            redirect_https: None,
         }
     }
 }
@@ -476,19 +486,6 @@ impl PoolConfig {
 impl TargetConfig {
     pub fn new(address: impl Into<String>, weight: u32) -> Self {
         Self { address: address.into(), weight, zone: None, backup: false }
-    }
-}
-
-impl RouteConfig {
-    /// Whatever is asked of these hosts goes to `pool`.
-    pub fn hosts<H: Into<String>>(name: &str, hosts: impl IntoIterator<Item = H>, pool: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            hosts: hosts.into_iter().map(Into::into).collect(),
-            path: None,
-            methods: Vec::new(),
-            pool: pool.to_owned(),
-        }
     }
 }
 

@@ -19,7 +19,7 @@ use crate::{
     config::{AppConfig, HashOn, PoolConfig, Protocol},
     control::Compiled,
     edge::{Edge, Visitors},
-    http::route::Router,
+    http::{reply::Redirect, route::Router},
     metrics::{AppCells, PortCells, TlsCells},
     pool::{Endpoints, LocalEndpoint},
     port::{Claims, Slot},
@@ -238,6 +238,8 @@ pub(crate) struct Serving {
     pub(crate) edge: Option<Arc<Edge>>,
     /// Who may connect; `None`: everybody.
     pub(crate) visitors: Option<Arc<Visitors>>,
+    /// Where all requests are sent instead of being served.
+    pub(crate) redirect: Option<Arc<Redirect>>,
     /// The port is going away: it still takes everything, and asks HTTP clients to reconnect elsewhere.
     pub(crate) closing: bool,
     /// `None`: this one takes every client.
@@ -280,6 +282,7 @@ impl Serving {
             max_connections: port.max_connections,
             edge: generation.edges[at].clone(),
             visitors: generation.visitors.clone(),
+            redirect: port.redirect_https.map(|port| Arc::new(Redirect::to_https(port))),
             closing: false,
             split: None,
         }

@@ -33,16 +33,20 @@ use crate::{
 
 pub(crate) mod ask;
 pub(crate) mod body;
+mod compress;
 pub(crate) mod connection;
 pub(crate) mod date;
 pub(crate) mod deadline;
+mod edit;
 pub(crate) mod forward;
 pub(crate) mod h2;
 pub(crate) mod head;
 pub(crate) mod headers;
 pub(crate) mod held;
 pub(crate) mod link;
+pub(crate) mod mirror;
 mod refusal;
+pub(crate) mod reply;
 pub mod route;
 mod splice;
 

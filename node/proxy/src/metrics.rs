@@ -39,6 +39,10 @@ pub fn describe() {
     c!("flotilla_http_response_bytes_total", "Bytes of response bodies forwarded.");
     g!("flotilla_http_requests_in_flight", "Requests whose response has not ended.");
     c!("flotilla_http_retries_total", "Requests tried again, by what became of the retry.");
+    c!("flotilla_http_rule_failures_total", "Rules of routes that could not be evaluated for a request.");
+    c!("flotilla_http_mirrored_total", "Requests copied to another pool, or not, by what became of that.");
+    c!("flotilla_http_compressed_total", "Responses compressed on their way.");
+    c!("flotilla_http_compressed_bytes_total", "Bytes of their bodies before that.");
     c!("flotilla_connections_opened_total", "Connections accepted.");
     c!("flotilla_connections_closed_total", "Connections that ended, by reason.");
     g!("flotilla_connections_active", "Connections open now.");
@@ -244,7 +248,9 @@ cells! {
         rejected_limit: Count, rejected_no_target: Count, rejected_access: Count, rejected_proxy_header: Count, connection_duration: Timing,
         received_client: Count, received_upstream: Count, sent_client: Count, sent_upstream: Count,
         connect_duration: Timing, connects_ok: Count, connects_failed: Count, connects_timeout: Count,
-        begun: Count, upstream_active: Level, pool_hit: Count, pool_new: Count,
+        begun: Count, upstream_active: Level, pool_hit: Count, pool_new: Count, rules_failed: Count,
+        mirrored_ok: Count, mirrored_failed: Count, mirrored_too_large: Count, mirrored_over_limit: Count,
+        mirrored_unfinished: Count, compressed: Count, compressed_bytes: Count,
     }
 }
 
@@ -276,6 +282,9 @@ impl AppCells {
             Count::new(
                 counter!("flotilla_upstream_pool_requests_total", "app" => app.clone(), "result" => result),
             )
+        };
+        let mirrored = |result| {
+            Count::new(counter!("flotilla_http_mirrored_total", "app" => app.clone(), "result" => result))
         };
         let timing = |name: &'static str| Timing::new(histogram!(name, "app" => app.clone()));
         let plain = |name: &'static str| Count::new(counter!(name, "app" => app.clone()));
@@ -311,6 +320,14 @@ impl AppCells {
             upstream_active: level("flotilla_upstream_connections_active"),
             pool_hit: pool("hit"),
             pool_new: pool("new"),
+            rules_failed: plain("flotilla_http_rule_failures_total"),
+            mirrored_ok: mirrored("ok"),
+            mirrored_failed: mirrored("failed"),
+            mirrored_too_large: mirrored("too_large"),
+            mirrored_over_limit: mirrored("over_limit"),
+            mirrored_unfinished: mirrored("unfinished"),
+            compressed: plain("flotilla_http_compressed_total"),
+            compressed_bytes: plain("flotilla_http_compressed_bytes_total"),
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::{
         head::Head,
         headers::{self, Onward, Outward, Seen},
         link::Link,
-        route::Router,
+        route::{Request, Router},
     },
     metrics::{AppCells, Registry, TargetCells},
     pool::{LocalEndpoint, Settings},
@@ -65,7 +65,10 @@ pub fn route(hosts: usize) -> Step {
         (0..hosts).map(|number| RouteConfig::hosts(&name(number), [name(number)], "shops")).collect();
     let router = Router::compile(&routes, &["shops".to_owned()]).expect("valid routes");
     let host = name(hosts / 2);
-    Box::new(move || assert!(router.route(&host, "/articles/4711", &Method::GET).is_some()))
+    Box::new(move || {
+        let request = Request { path: "/articles/4711", method: &Method::GET, ..Request::by_name(&host) };
+        assert!(router.route(&request).is_some());
+    })
 }
 
 /// Reads the head of a request, checks it, makes it ready to forward, and writes it.

@@ -19,7 +19,6 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use http::Method;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{io::Interest, net::TcpStream};
 
@@ -28,6 +27,7 @@ use crate::{
     connect::{Attempts, Outcome, Unreachable},
     edge::Client,
     generation::{LocalServing, Pin},
+    http::route::Request,
     metrics::{AppCells, Count},
     pipe::Pipe,
     pool::InFlight,
@@ -166,7 +166,7 @@ async fn connect(
     timer.uses(pin.generation());
     let timeouts = &local.generation.config.timeouts;
     let pool = match name {
-        Some(name) => local.generation.router.route(name, "/", &Method::CONNECT).map(|route| route.pool),
+        Some(name) => local.generation.router.route(&Request::by_name(name)).and_then(|route| route.pool()),
         None => local.generation.default_pool,
     };
     let pool = pool.map(|pool| &local.pools[pool]);

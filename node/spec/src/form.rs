@@ -53,8 +53,11 @@ macro_rules! always_a_table {
     )* };
 }
 
+mod route;
+
 always_a_table!(
     Access,
+    Compression,
     AppSpec,
     Outlier,
     Breaker,
@@ -70,8 +73,6 @@ always_a_table!(
     UpstreamTls,
     TcpKeepalive,
     SocketOptions,
-    Route,
-    Match,
     Placement,
     Autoscale,
     Rollout,
@@ -81,7 +82,7 @@ always_a_table!(
 table!(AppSpec {
     name;
     description, labels, listen, targets, pool, resolve, balance, check, probe, outlier, breaker, retry, timeouts, limits, upstream,
-    route, access, placement, rollout,
+    route, access, compression, placement, rollout,
 } this => Self {
     name: this.name.clone(),
     description: String::new(),
@@ -101,16 +102,18 @@ table!(AppSpec {
     upstream: Default::default(),
     route: Vec::new(),
     access: Default::default(),
+    compression: None,
     placement: Default::default(),
     rollout: Default::default(),
 });
 table!(Listen {
-    port; address, protocol, tls, proxy_protocol, trusted_proxies, hosts, max_connections, socket
+    port; address, protocol, tls, proxy_protocol, trusted_proxies, hosts, max_connections, socket, redirect_https
 } _this => Self::default());
 table!(SocketOptions {
     ; backlog, nodelay, keepalive, user_timeout: DurationText, receive_buffer: SizeText, send_buffer: SizeText
 } _this => Self::default());
 table!(Tls { ; certificate: OneOrMany, min_version, alpn, client_ca } _this => Self::default());
+table!(Compression { ; level, min_size: SizeText, types } _this => Self::default());
 table!(Access { ; allow, deny } _this => Self::default());
 table!(Target { address; weight, zone, backup } _this => Self::new("", Self::default_weight()));
 table!(Balance {
@@ -147,12 +150,6 @@ table!(Limits {
 table!(UpstreamOptions { ; max_idle, idle_timeout: DurationText, tcp_keepalive, send_proxy, protocol, tls } _this => Self::default());
 table!(UpstreamTls { ; enabled, server_name, ca, certificate } _this => Self::default());
 table!(TcpKeepalive { ; idle: DurationText, interval: DurationText, count } _this => Self::default());
-table!(Route { name, pool; matches ["match"] } _this => Self {
-    name: String::new(),
-    matches: Match::default(),
-    pool: String::new(),
-});
-table!(Match { ; host, path, path_prefix, methods } _this => Self::default());
 table!(Placement { ; replicas, regions, spread, require, autoscale } _this => Self::default());
 table!(Autoscale {
     max; min, target_connections, target_requests_per_second, target_cpu_percent, cooldown: DurationText

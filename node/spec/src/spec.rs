@@ -12,6 +12,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{AppName, form, units};
 
+mod route;
+
+pub use route::*;
+
 /// The capitalised aliases are the keys of fproxy's own JSON.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -57,6 +61,9 @@ pub struct AppSpec {
     pub route: Vec<Route>,
     #[serde(default)]
     pub access: Access,
+    /// Off unless the table is there.
+    #[serde(default)]
+    pub compression: Option<Compression>,
     #[serde(default)]
     pub placement: Placement,
     #[serde(default)]
@@ -87,6 +94,9 @@ pub struct Listen {
     /// Per listener and node; 0 = no limit.
     #[serde(default)]
     pub max_connections: u32,
+    /// Requests are sent to the same address in https instead of being served.
+    #[serde(default)]
+    pub redirect_https: RedirectHttps,
     #[serde(default)]
     pub socket: SocketOptions,
 }
@@ -158,6 +168,19 @@ pub enum ProxyMode {
     Accept,
     /// All do, and nobody else may connect.
     Require,
+}
+
+/// Whole responses of these types are compressed with gzip for clients that take it, unless they come in a coding.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Compression {
+    /// 1 (fast) to 9 (small).
+    pub level: u32,
+    /// Shorter ones stay as they are.
+    #[serde(deserialize_with = "units::size")]
+    pub min_size: u64,
+    /// `text/html`, or all of a family: `text/*`.
+    pub types: Vec<String>,
 }
 
 /// Client addresses. Deny wins; an empty allow list lets everybody in.
@@ -527,25 +550,6 @@ pub struct TcpKeepalive {
     pub count: u32,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Route {
-    pub name: String,
-    /// TOML key `match`.
-    #[serde(default, rename = "match")]
-    pub matches: Match,
-    pub pool: String,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Match {
-    pub host: Vec<String>,
-    pub path: Option<String>,
-    pub path_prefix: Option<String>,
-    pub methods: Vec<String>,
-}
-
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Placement {
@@ -751,7 +755,16 @@ impl Default for Listen {
             hosts: Vec::new(),
             socket: SocketOptions::default(),
             max_connections: 0,
+            redirect_https: RedirectHttps::Off,
         }
+    }
+}
+
+impl Default for Compression {
+    fn default() -> Self {
+        let types =
+            ["text/*", "application/json", "application/javascript", "application/xml", "image/svg+xml"];
+        Self { level: 1, min_size: 1 << 10, types: types.map(str::to_owned).to_vec() }
     }
 }
 

@@ -2,25 +2,10 @@
 //! rather than as a typing error. The one place to take a line out of when it becomes real.
 
 /// By the key of the table they stand in.
-const FIELDS: [(&str, &[&str]); 6] = [
+const FIELDS: [(&str, &[&str]); 3] = [
     ("app", &["log", "trace", "metrics", "filter"]),
-    ("listen", &["redirect_https"]),
     ("tls", &["acme"]),
     ("limits", &["max_in_flight", "max_pending", "target_soft", "target_hard", "rate"]),
-    (
-        "route",
-        &[
-            "split",
-            "respond",
-            "redirect",
-            "timeout",
-            "rewrite",
-            "request_headers",
-            "response_headers",
-            "mirror",
-        ],
-    ),
-    ("match", &["path_regex", "headers", "expr"]),
 ];
 
 /// Values of fields that take one of a few words.

@@ -16,8 +16,8 @@ use std::{collections::BTreeSet, time::Duration};
 
 use self::findings::Findings;
 use crate::{
-    AppName, AppSpec, Autoscale, Limits, Placement, Protocol, Replicas, Resolve, Target, TcpKeepalive,
-    Timeouts, UpstreamOptions,
+    AppName, AppSpec, Autoscale, Compression, Limits, Listen, Placement, Protocol, RedirectHttps, Replicas,
+    Resolve, Target, TcpKeepalive, Timeouts, UpstreamOptions,
     diagnostic::{CONTRADICTION, DUPLICATE, MISSING, OUT_OF_RANGE, TOO_LARGE, WRONG_VALUE},
     units::{duration_text, size_text},
 };
@@ -31,6 +31,8 @@ pub struct Violation {
     pub help: Option<String>,
 }
 
+/// Each is compared with the type of every response.
+const MAX_TYPES: usize = 50;
 /// More nodes than a region has.
 const MAX_REPLICAS: u32 = 10_000;
 /// What one log entry and one snapshot are dimensioned for.
@@ -73,6 +75,7 @@ pub fn validate(spec: &AppSpec) -> Vec<Violation> {
         route,
         // Networks are facts of their own type.
         access: _,
+        compression,
         placement,
         rollout,
     } = spec;
@@ -91,7 +94,9 @@ pub fn validate(spec: &AppSpec) -> Vec<Violation> {
     // Where every port is TCP the routes are for names in TLS hellos; beside HTTP they are for requests.
     let has_http = listen.iter().any(|listen| listen.protocol == Protocol::Http);
     let has_tcp = listen.iter().any(|listen| listen.protocol == Protocol::Tcp);
-    let needs_default = route.is_empty() || has_http && has_tcp;
+    let sends_away = |listen: &Listen| listen.redirect_https != RedirectHttps::Off;
+    let only_sends_away = !listen.is_empty() && listen.iter().all(sends_away);
+    let needs_default = route.is_empty() && !only_sends_away || has_http && has_tcp;
     if targets.is_empty() && needs_default {
         findings
             .add("targets", MISSING, "the app has no targets")
@@ -117,6 +122,9 @@ pub fn validate(spec: &AppSpec) -> Vec<Violation> {
     connections(upstream, &mut findings);
     upstream::validate(spec, &mut findings);
     route::validate(spec, &mut findings);
+    if let Some(compression) = compression {
+        codings(compression, &mut findings);
+    }
     places(placement, &mut findings);
     rollout::validate(rollout, target_count, &mut findings);
     let size = spec.to_json().len();
@@ -220,6 +228,29 @@ fn validate_keepalive(path: &str, keepalive: &TcpKeepalive, findings: &mut Findi
     findings.duration(&format!("{path}.idle"), *idle, second..=MAX_KEEPALIVE);
     findings.duration(&format!("{path}.interval"), *interval, second..=MAX_KEEPALIVE);
     findings.number(&format!("{path}.count"), *count, 1..=MAX_KEEPALIVE_PROBES);
+}
+
+fn codings(compression: &Compression, findings: &mut Findings) {
+    let Compression { level, min_size: _, types } = compression;
+    findings.number("compression.level", *level, 1..=9);
+    if types.is_empty() || types.len() > MAX_TYPES {
+        findings.number("compression.types", types.len(), 1..=MAX_TYPES);
+    }
+    let is_word = |word: &str| balance::is_token(word) && !word.contains('*');
+    for (index, one) in types.iter().enumerate() {
+        let is_type = one
+            .split_once('/')
+            .is_some_and(|(family, kind)| is_word(family) && (kind == "*" || is_word(kind)));
+        if !is_type {
+            findings
+                .add(
+                    &format!("compression.types[{index}]"),
+                    WRONG_VALUE,
+                    format!("`{one}` is not a media type"),
+                )
+                .help("write \"text/html\", or \"text/*\" for all of a family");
+        }
+    }
 }
 
 fn places(placement: &Placement, findings: &mut Findings) {

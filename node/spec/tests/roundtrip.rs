@@ -73,9 +73,26 @@ fn socket() -> impl Strategy<Value = SocketOptions> {
 fn listen() -> impl Strategy<Value = Vec<Listen>> {
     let address = prop_oneof![Just(Listen::default().address), any::<IpAddr>()];
     let mode = prop_oneof![Just(ProxyMode::Off), Just(ProxyMode::Accept), Just(ProxyMode::Require)];
-    let edge = (option::of(prop_oneof![Just(Tls::default()), tls()]), mode, networks(), texts(), socket());
+    let redirect = prop_oneof![
+        Just(RedirectHttps::Off),
+        Just(RedirectHttps::On),
+        (1_u16..).prop_map(RedirectHttps::Port)
+    ];
+    let edge = (
+        option::of(prop_oneof![Just(Tls::default()), tls()]),
+        mode,
+        networks(),
+        texts(),
+        (socket(), redirect),
+    );
     let one = (any::<u16>(), address, any::<bool>(), prop_oneof![Just(0), any::<u32>()], edge).prop_map(
-        |(port, address, http, max_connections, (tls, proxy_protocol, trusted_proxies, hosts, socket))| {
+        |(
+            port,
+            address,
+            http,
+            max_connections,
+            (tls, proxy_protocol, trusted_proxies, hosts, (socket, redirect_https)),
+        )| {
             Listen {
                 port,
                 address,
@@ -86,6 +103,7 @@ fn listen() -> impl Strategy<Value = Vec<Listen>> {
                 hosts,
                 max_connections,
                 socket,
+                redirect_https,
             }
         },
     );
@@ -98,17 +116,20 @@ fn targets() -> impl Strategy<Value = Vec<Target>> {
     collection::vec(one, 0..4)
 }
 
-fn balance() -> impl Strategy<Value = Balance> {
-    use Policy::{Custom, LeastConn, Maglev, P2c, PeakEwma, Random, Rendezvous, RingHash, RoundRobin};
-    let policies = [P2c, PeakEwma, LeastConn, Random, RoundRobin, Maglev, RingHash, Rendezvous];
-    let policy = prop_oneof![proptest::sample::select(policies.to_vec()), text().prop_map(Custom)];
-    let hash_on = prop_oneof![
+fn hash_on() -> impl Strategy<Value = HashOn> {
+    prop_oneof![
         Just(HashOn::ClientIp),
         Just(HashOn::Path),
         text().prop_map(HashOn::Header),
         text().prop_map(HashOn::Cookie)
-    ];
-    let rest = (hash_on, duration(), any::<bool>(), any::<u32>());
+    ]
+}
+
+fn balance() -> impl Strategy<Value = Balance> {
+    use Policy::{Custom, LeastConn, Maglev, P2c, PeakEwma, Random, Rendezvous, RingHash, RoundRobin};
+    let policies = [P2c, PeakEwma, LeastConn, Random, RoundRobin, Maglev, RingHash, Rendezvous];
+    let policy = prop_oneof![proptest::sample::select(policies.to_vec()), text().prop_map(Custom)];
+    let rest = (hash_on(), duration(), any::<bool>(), any::<u32>());
     (policy, option::of(rest)).prop_map(|(policy, rest)| match rest {
         None => Balance { policy, ..Balance::default() },
         Some((hash_on, slow_start, zone_aware, panic_threshold)) => {
@@ -229,10 +250,65 @@ fn plain_upstream() -> impl Strategy<Value = UpstreamOptions> {
 }
 
 fn routes() -> impl Strategy<Value = Vec<Route>> {
-    let matches = (texts(), option::of(text()), option::of(text()), texts())
-        .prop_map(|(host, path, path_prefix, methods)| Match { host, path, path_prefix, methods });
-    let one = (text(), matches, text()).prop_map(|(name, matches, pool)| Route { name, matches, pool });
-    collection::vec(one, 0..3)
+    let values = || {
+        let one = prop_oneof![
+            text().prop_map(ValueMatch::Exact),
+            any::<bool>().prop_map(ValueMatch::Present),
+            text().prop_map(ValueMatch::Regex)
+        ];
+        collection::btree_map(text(), one, 0..3)
+    };
+    let paths = (option::of(text()), option::of(text()), option::of(text()));
+    let asked = (values(), values(), option::of(text()));
+    let matches =
+        (texts(), paths, texts(), asked).prop_map(|(host, paths, methods, (headers, query, expr))| {
+            let (path, path_prefix, path_regex) = paths;
+            Match { host, path, path_prefix, path_regex, methods, headers, query, expr }
+        });
+    let respond = (any::<u16>(), map(), text());
+    let respond = respond.prop_map(|(status, headers, body)| Respond { status, headers, body });
+    let scheme = option::of(prop_oneof![Just(Scheme::Http), Just(Scheme::Https)]);
+    let redirect = (any::<u16>(), scheme, option::of(text()), option::of(any::<u16>()), option::of(text()));
+    let redirect =
+        redirect.prop_map(|(status, scheme, host, port, path)| Redirect { status, scheme, host, port, path });
+    let rewrite = (option::of(text()), option::of(text()))
+        .prop_map(|(strip_prefix, add_prefix)| Rewrite { strip_prefix, add_prefix });
+    let edits = || (map(), map(), texts()).prop_map(|(set, add, remove)| HeaderEdits { set, add, remove });
+    let goal = (option::of(text()), option::of(respond), option::of(redirect), option::of(duration()));
+    let mirror = prop_oneof![
+        text().prop_map(Mirror::new),
+        (text(), any::<u32>(), any::<u64>()).prop_map(|(pool, percent, max_body_size)| Mirror {
+            pool,
+            percent,
+            max_body_size
+        }),
+    ];
+    let shares =
+        (collection::btree_map(text(), any::<u32>(), 0..3), option::of(hash_on()), option::of(mirror));
+    let edits = (rewrite, edits(), edits());
+    let one = (text(), matches, goal, shares, edits).prop_map(
+        |(
+            name,
+            matches,
+            (pool, respond, redirect, timeout),
+            (split, sticky, mirror),
+            (rewrite, request_headers, response_headers),
+        )| Route {
+            name,
+            matches,
+            pool,
+            split,
+            sticky,
+            mirror,
+            respond,
+            redirect,
+            timeout,
+            rewrite,
+            request_headers,
+            response_headers,
+        },
+    );
+    collection::vec(one.boxed(), 0..3)
 }
 
 fn placement() -> impl Strategy<Value = Placement> {
@@ -324,7 +400,15 @@ fn retry() -> impl Strategy<Value = Retry> {
 fn spec() -> impl Strategy<Value = AppSpec> {
     let words = ("[a-z][a-z0-9-]{0,20}[a-z0-9]", text(), map());
     let pools = collection::btree_map(text(), targets().prop_map(|targets| Pool { targets }), 0..3);
-    let traffic = (listen(), targets(), pools, routes(), balance()).boxed();
+    let compression = option::of(prop_oneof![
+        Just(Compression::default()),
+        (any::<u32>(), any::<u64>(), texts()).prop_map(|(level, min_size, types)| Compression {
+            level,
+            min_size,
+            types
+        }),
+    ]);
+    let traffic = (listen(), targets(), pools, (routes(), compression), balance()).boxed();
     let limits = ((any::<u32>(), any::<u32>()), any::<u64>(), any::<u64>(), networks(), networks());
     let rest = (
         resolve(),
@@ -336,7 +420,7 @@ fn spec() -> impl Strategy<Value = AppSpec> {
         rollout(),
     );
     (words, traffic, option::of(rest)).prop_map(|((name, description, labels), traffic, rest)| {
-        let (listen, targets, pool, route, balance) = traffic;
+        let (listen, targets, pool, (route, compression), balance) = traffic;
         let plain = AppSpec {
             name: AppName::parse(&name).unwrap(),
             description,
@@ -346,6 +430,7 @@ fn spec() -> impl Strategy<Value = AppSpec> {
             pool,
             route,
             access: Access::default(),
+            compression,
             balance,
             resolve: Resolve::default(),
             check: Check::default(),
@@ -408,6 +493,7 @@ fn valid() -> impl Strategy<Value = AppSpec> {
                 .collect(),
             pool: BTreeMap::new(),
             route: Vec::new(),
+            compression: any.compression.map(|_| Compression::default()),
             balance: Balance { panic_threshold: 77, zone_aware: true, ..Balance::default() },
             resolve: Resolve { max_ttl: ms(0) + Duration::from_secs(1), ..Resolve::default() },
             check: Check { timeout: ms(1), rise: 7, ..Check::default() },

@@ -11,6 +11,8 @@ use flotilla_proxy::config as proxy;
 use flotilla_raft_store::GenerationId;
 use flotilla_spec as spec;
 
+mod route;
+
 /// The pool that `targets` of the spec make, and where everything goes that no route claims.
 const DEFAULT_POOL: &str = "default";
 
@@ -38,9 +40,14 @@ pub(crate) fn translate(
     proxy::AppConfig {
         app: Arc::from(app.name.as_str()),
         generation: generation.0,
-        ports: app.listen.iter().zip(ports).map(|(listen, &real)| port(listen, real, here)).collect(),
+        ports: app
+            .listen
+            .iter()
+            .zip(ports)
+            .map(|(listen, &real)| port(listen, real, https_port(app, ports), here))
+            .collect(),
         pools,
-        routes: app.route.iter().map(route).collect(),
+        routes: app.route.iter().map(route::translate).collect(),
         timeouts: timeouts(&app.timeouts),
         retry: retry(&app.retry),
         limits: proxy::Limits {
@@ -49,11 +56,22 @@ pub(crate) fn translate(
             max_header_bytes: size(app.limits.max_header_size),
             max_body_bytes: app.limits.max_body_size,
         },
+        compression: app.compression.as_ref().map(|compression| proxy::CompressionConfig {
+            level: compression.level,
+            bytes_min: compression.min_size,
+            types: compression.types.clone(),
+        }),
         access: proxy::AccessConfig { allow: app.access.allow.clone(), deny: app.access.deny.clone() },
     }
 }
 
-fn port(listen: &spec::Listen, real: u16, here: &Here) -> proxy::PortConfig {
+/// Where the app serves https, if it does.
+fn https_port(app: &spec::AppSpec, ports: &[u16]) -> Option<u16> {
+    let is_https = |listen: &spec::Listen| listen.protocol == spec::Protocol::Http && listen.tls.is_some();
+    app.listen.iter().zip(ports).find(|(listen, _)| is_https(listen)).map(|(_, &real)| real)
+}
+
+fn port(listen: &spec::Listen, real: u16, https: Option<u16>, here: &Here) -> proxy::PortConfig {
     let address = match here.traffic_address {
         Some(address) if listen.address.is_unspecified() => address,
         Some(_) | None => listen.address,
@@ -73,6 +91,12 @@ fn port(listen: &spec::Listen, real: u16, here: &Here) -> proxy::PortConfig {
         trusted_proxies: listen.trusted_proxies.clone(),
         socket: socket(&listen.socket),
         hosts: listen.hosts.iter().map(|host| host.to_ascii_lowercase()).collect(),
+        redirect_https: match listen.redirect_https {
+            spec::RedirectHttps::Off => None,
+            // Without such a port the spec was refused.
+            spec::RedirectHttps::On => Some(https.unwrap_or(443)),
+            spec::RedirectHttps::Port(port) => Some(port),
+        },
         ..proxy::PortConfig::new(SocketAddr::new(address, real), protocol)
     }
 }
@@ -168,15 +192,19 @@ fn balance(balance: &spec::Balance) -> proxy::BalanceConfig {
     let spec::Balance { policy, hash_on, slow_start, zone_aware, panic_threshold } = balance;
     proxy::BalanceConfig {
         strategy: policy.name().to_owned(),
-        hash_on: match hash_on {
-            spec::HashOn::ClientIp => proxy::HashOn::ClientIp,
-            spec::HashOn::Path => proxy::HashOn::Path,
-            spec::HashOn::Header(name) => proxy::HashOn::Header(name.to_ascii_lowercase()),
-            spec::HashOn::Cookie(name) => proxy::HashOn::Cookie(name.clone()),
-        },
+        hash_on: self::hash_on(hash_on),
         slow_start: *slow_start,
         zone_aware: *zone_aware,
         panic_threshold: *panic_threshold,
+    }
+}
+
+fn hash_on(hash_on: &spec::HashOn) -> proxy::HashOn {
+    match hash_on {
+        spec::HashOn::ClientIp => proxy::HashOn::ClientIp,
+        spec::HashOn::Path => proxy::HashOn::Path,
+        spec::HashOn::Header(name) => proxy::HashOn::Header(name.to_ascii_lowercase()),
+        spec::HashOn::Cookie(name) => proxy::HashOn::Cookie(name.clone()),
     }
 }
 
@@ -247,19 +275,6 @@ fn check(check: &spec::Check) -> proxy::CheckConfig {
         timeout: check.timeout,
         rise: check.rise,
         fall: check.fall,
-    }
-}
-
-fn route(route: &spec::Route) -> proxy::RouteConfig {
-    let matches = &route.matches;
-    let exact = matches.path.clone().map(proxy::PathMatch::Exact);
-    let prefix = matches.path_prefix.clone().map(proxy::PathMatch::Prefix);
-    proxy::RouteConfig {
-        name: route.name.clone(),
-        hosts: matches.host.iter().map(|host| host.to_ascii_lowercase()).collect(),
-        path: exact.or(prefix),
-        methods: matches.methods.clone(),
-        pool: route.pool.clone(),
     }
 }
 

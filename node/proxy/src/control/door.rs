@@ -71,6 +71,7 @@ impl State {
             // Who comes in here speaks plainly, and comes from this node.
             edge: None,
             visitors: None,
+            redirect: None,
             closing: false,
             split: None,
         };

@@ -3,7 +3,7 @@
 //! Both directions of it are driven by the one task of the connection. Nothing is allocated for a request: what it
 //! needs is lent by the worker as [`Parts`].
 
-use std::{future::poll_fn, rc::Rc, task::Poll, time::Duration};
+use std::{future::poll_fn, rc::Rc, sync::Arc, task::Poll, time::Duration};
 
 use http::Method;
 use tokio::time::Instant;
@@ -11,11 +11,15 @@ use tokio::time::Instant;
 use super::{
     ask::{Answered, Front, Question, Upload, ask},
     body::{Arriving, Encode, Framing, Incoming, MoveError, Outgoing, Source},
+    compress::{self, Coding, Gzip, Squeezed},
     connection::{Client, Close, Connection, Tunnel},
     deadline::Phase,
     head::{Field, Head},
     headers::{self, Onward, Outward, Seen},
+    mirror::Copy,
     refusal::Refusal,
+    reply::Answer,
+    route::{Request, To, Treatment},
     splice::{Moved, Splice},
 };
 use crate::{
@@ -75,6 +79,8 @@ struct Exchange {
     is_last: bool,
     is_head: bool,
     upgrade: bool,
+    /// The app compresses, and this client takes it.
+    takes_gzip: bool,
 }
 
 impl Exchange {
@@ -100,12 +106,22 @@ impl Exchange {
             is_last: false,
             is_head: false,
             upgrade: false,
+            takes_gzip: false,
             serving,
         }
     }
 
     fn cells(&self) -> &AppCells {
         &self.serving.local.cells
+    }
+
+    fn sets_coding(&self) -> bool {
+        self.treatment().is_some_and(|treatment| treatment.response.touches("content-encoding"))
+    }
+
+    /// What the route does besides forwarding.
+    fn treatment(&self) -> Option<&Treatment> {
+        self.route.and_then(|index| self.serving.local.generation.router.treatment(index))
     }
 }
 
@@ -150,7 +166,7 @@ pub(crate) async fn exchange<C: Client>(connection: &mut Connection<C>, parts: &
 
 /// Checks a request, finds its pool, and writes its head as it goes on.
 fn admit<C: Client>(
-    connection: &Connection<C>,
+    connection: &mut Connection<C>,
     exchange: &mut Exchange,
     parts: &mut Parts,
 ) -> Result<Admitted, Refusal> {
@@ -177,15 +193,35 @@ fn admit<C: Client>(
         return Err(Refusal::TooLarge);
     }
     let method = method.unwrap_or_default();
-    let route = generation.router.route(headers::host_of(request), request.path(), &method);
+    if let Some(redirect) = &exchange.serving.serving.redirect {
+        return Err(answer(redirect.answer(request, &connection.seen).map(Arc::new)));
+    }
+    let rules_failed = &exchange.serving.local.cells.rules_failed;
+    let route = generation.router.route(&Request::new(request, &method, &connection.seen, rules_failed));
     let route = route.ok_or(Refusal::NoRoute)?;
     exchange.route = route.index;
+    let pool = match route.to {
+        To::Pool(pool) => pool,
+        To::Split(split) => {
+            let key = split.sticky.as_ref().and_then(|on| key_of(on, &connection.seen, request));
+            split.choose(key, connection.worker.random())
+        }
+        To::Reply(reply) => return Err(answer(reply.answer(request, &connection.seen))),
+    };
+    if let Some(timeout) = route.treatment.and_then(|treatment| treatment.timeout) {
+        connection.deadline.bound(connection.worker.clock.after(timeout));
+    }
     exchange.upgrade = headers::is_upgrade(request);
-    let hash_on = exchange.serving.local.pools[route.pool].hash_on();
+    exchange.takes_gzip = generation.config.compression.is_some() && compress::takes_gzip(request);
+    let hash_on = exchange.serving.local.pools[pool].hash_on();
     let key = hash_on.and_then(|on| key_of(on, &connection.seen, request));
     let has_body = body != Framing::Length(0);
     let expects = has_body && !request.is_http10() && headers::expects_continue(request);
     headers::sanitize_request(request, &connection.seen, Onward { upgrade: exchange.upgrade, body });
+    if let Some(treatment) = route.treatment {
+        treatment.rewrite.apply(request);
+        treatment.request.apply(request);
+    }
     let encode = if body == Framing::Chunked { Encode::Chunked } else { Encode::Plain };
     up.reset();
     let out = up.begin(encode);
@@ -193,14 +229,12 @@ fn admit<C: Client>(
     request.write_fields(out);
     out.extend_from_slice(b"\r\n");
     let is_idempotent = is_idempotent(&method);
-    Ok(Admitted {
-        pool: route.pool,
-        key,
-        body,
-        may_repeat: !has_body && is_idempotent,
-        is_idempotent,
-        expects,
-    })
+    Ok(Admitted { pool, key, body, may_repeat: !has_body && is_idempotent, is_idempotent, expects })
+}
+
+/// What a route answers; `None`: it would have to know a host.
+fn answer(answer: Option<Arc<Answer>>) -> Refusal {
+    answer.map_or(Refusal::Bad(headers::BadRequest::NoHost), Refusal::Answer)
 }
 
 /// What a request is known by to strategies that hash.
@@ -237,6 +271,14 @@ async fn forward<C: Client>(
     let worker = Rc::clone(&connection.worker);
     let Connection { io, held, deadline, .. } = connection;
     let Parts { request, response, upload, up, down, .. } = parts;
+    let has_body = admitted.body != Framing::Length(0);
+    let mirror = exchange.treatment().and_then(|treatment| treatment.mirror.as_ref());
+    let mut copy = mirror
+        .filter(|_| !exchange.upgrade)
+        .and_then(|mirror| Copy::begin(mirror, &worker, &serving, request, admitted.body));
+    if !has_body && let Some(copy) = copy.take() {
+        copy.send(true);
+    }
     let mut front = Asking {
         body: Arriving {
             from: io,
@@ -248,19 +290,23 @@ async fn forward<C: Client>(
         down,
         sent: &serving.local.cells.sent_client,
         is_http10: request.is_http10(),
+        copy: copy.as_mut(),
     };
     let question = Question {
         pool: admitted.pool,
         key: admitted.key,
         up,
         response,
-        has_body: admitted.body != Framing::Length(0),
+        has_body,
         may_repeat: admitted.may_repeat,
         is_idempotent: admitted.is_idempotent,
         expects: admitted.expects,
     };
     let result = ask(&worker, &serving, deadline, question, &mut front).await;
     serving.local.cells.request_bytes.add(upload.bytes());
+    if let Some(copy) = copy {
+        copy.send(upload.is_done());
+    }
     let answered = result?;
     if response.status() == 101 {
         return switch(connection, exchange, parts, answered).await;
@@ -275,6 +321,7 @@ struct Reused {
     /// The connection to the endpoint, as far as its response says.
     link: bool,
     client: bool,
+    coding: Coding,
 }
 
 /// Makes the head of a response ready for the client. What becomes of both connections afterwards.
@@ -287,8 +334,15 @@ fn write_head<C: Client>(
     let Parts { request, response, download, down, .. } = parts;
     let bodiless = exchange.is_head || matches!(response.status(), 204 | 304);
     let framing = headers::check_response(response, bodiless).map_err(Refusal::Upstream)?;
-    let has_length = matches!(framing, Framing::Length(_));
     let is_http10 = request.is_http10();
+    let coding = match &exchange.serving.local.generation.config.compression {
+        // A route that says in what coding it answers knows better.
+        Some(config) if !is_http10 && !exchange.is_head && !exchange.sets_coding() => {
+            compress::choose(config, response, framing, exchange.takes_gzip)
+        }
+        Some(_) | None => Coding::AsItIs,
+    };
+    let has_length = matches!(framing, Framing::Length(_)) && coding != Coding::Gzip;
     // Asked now and not before: it may have changed while the endpoint took its time. A client that was never asked
     // for its body leaves open where the next request begins.
     let closes = exchange.is_over
@@ -310,6 +364,10 @@ fn write_head<C: Client>(
         date: &date,
     };
     headers::sanitize_response(response, &outward);
+    if let Some(treatment) = exchange.treatment() {
+        treatment.response.apply(response);
+    }
+    compress::announce(coding, response);
     let out = down.begin(if chunked { Encode::Chunked } else { Encode::Plain });
     response.write_status_line(is_http10, out);
     response.write_fields(out);
@@ -319,7 +377,7 @@ fn write_head<C: Client>(
     let first_byte = exchange.start.elapsed();
     exchange.cells().first_byte.record(first_byte);
     exchange.first_byte = Some(first_byte);
-    Ok(Reused { link, client: !closes })
+    Ok(Reused { link, client: !closes, coding })
 }
 
 /// Carries the response to the client, and what is left of the request to the endpoint.
@@ -338,7 +396,11 @@ async fn stream<C: Client>(
     let uploaded = upload.bytes();
     let mut is_first = true;
     let mut pipe = None;
-    let may_splice = io.plain().is_some() && answered.link.plain().is_some();
+    let mut gzip = match &serving.local.generation.config.compression {
+        Some(config) if reused.coding == Coding::Gzip => Some(Box::new(Gzip::new(config))),
+        Some(_) | None => None,
+    };
+    let may_splice = gzip.is_none() && io.plain().is_some() && answered.link.plain().is_some();
     down.hand_over(may_splice);
     // A response that broke off must not look complete; otherwise the client has gone.
     let broke = |error| {
@@ -374,7 +436,14 @@ async fn stream<C: Client>(
                     buffers: &worker.buffers,
                     received: &cells.received_upstream,
                 };
-                match down.poll_move(cx, &mut response, &mut *io, &cells.sent_client) {
+                let moved = match &mut gzip {
+                    None => down.poll_move(cx, &mut response, &mut *io, &cells.sent_client),
+                    Some(gzip) => {
+                        let mut squeezed = Squeezed { source: &mut response, gzip };
+                        down.poll_move(cx, &mut squeezed, &mut *io, &cells.sent_client)
+                    }
+                };
+                match moved {
                     Poll::Ready(Ok(())) if down.is_complete() => return Poll::Ready(None),
                     Poll::Ready(Ok(())) => {}
                     Poll::Ready(Err(error)) => return Poll::Ready(Some(broke(error))),
@@ -425,6 +494,10 @@ async fn stream<C: Client>(
     .await;
     cells.request_bytes.add(upload.bytes() - uploaded);
     cells.response_bytes.add(download.bytes());
+    if gzip.is_some() {
+        cells.compressed.one();
+        cells.compressed_bytes.add(download.bytes());
+    }
     if is_first {
         exchange.whole = exchange.first_byte;
     }
@@ -502,18 +575,28 @@ async fn refuse<C: Client>(
     parts: &mut Parts,
     refusal: &Refusal,
 ) -> Then {
-    let (status, text) = match refusal {
+    match refusal {
         Refusal::Gone => return Then::Close(Close::Reset(End::Reset)),
         Refusal::Cut => return Then::Close(Close::Reset(End::Cut)),
-        refusal => refusal.answer(),
-    };
+        _ => {}
+    }
     let serving = Rc::clone(&exchange.serving);
     let Parts { request, upload, down, .. } = parts;
     let has_heard_all = !refusal.ends_connection() && upload.skip(&mut connection.held);
     let goes_on = has_heard_all && !exchange.is_over && !exchange.is_last && !connection.is_unwanted();
     let out = down.begin(Encode::Plain);
-    let answer = Refusal::write(status, request.is_http10(), goes_on, &text, out);
-    out.truncate(if exchange.is_head { answer } else { out.len() });
+    let (status, head) = match refusal {
+        Refusal::Answer(answer) => {
+            let date = connection.worker.date.at(connection.worker.clock.now());
+            let says = Refusal::connection(request.is_http10(), goes_on);
+            (answer.status, answer.write(&date, says, out))
+        }
+        refusal => {
+            let (status, text) = refusal.answer();
+            (status, Refusal::write(status, request.is_http10(), goes_on, &text, out))
+        }
+    };
+    out.truncate(if exchange.is_head { head } else { out.len() });
     exchange.status = status;
     if let Some(end) = write_out(connection, &serving, down).await {
         return Then::Close(Close::Reset(end));
@@ -527,6 +610,7 @@ struct Asking<'a, C> {
     down: &'a mut Outgoing,
     sent: &'a Count,
     is_http10: bool,
+    copy: Option<&'a mut Copy>,
 }
 
 impl<C: Client> Source for Asking<'_, C> {
@@ -539,6 +623,9 @@ impl<C: Client> Source for Asking<'_, C> {
     }
 
     fn consume(&mut self, n: usize) {
+        if let Some(copy) = &mut self.copy {
+            copy.take(&self.body.bytes()[..n]);
+        }
         self.body.consume(n);
     }
 

@@ -193,6 +193,24 @@ impl Head {
         memchr(b'?', path.as_bytes()).map_or(path, |query| &path[..query])
     }
 
+    /// What is behind the `?`.
+    pub(crate) fn query(&self) -> &str {
+        let target = self.path_and_query();
+        memchr(b'?', target.as_bytes()).map_or("", |at| &target[at + 1..])
+    }
+
+    /// Takes the first `skip` bytes off the path and puts `add` in front of what is left, which is `/` at least.
+    pub(crate) fn replace_path(&mut self, skip: usize, add: &str) {
+        let rest = self.path.start as usize + skip..self.path.end as usize;
+        let begin = self.bytes.len();
+        self.bytes.extend_from_slice(add.as_bytes());
+        if self.bytes[rest.clone()].first() != Some(&b'/') {
+            self.bytes.push(b'/');
+        }
+        self.bytes.extend_from_within(rest);
+        self.path = span(begin, self.bytes.len());
+    }
+
     /// Of a target in absolute form.
     pub(crate) fn authority(&self) -> Option<&[u8]> {
         self.authority.map(|authority| self.at(authority))

@@ -118,7 +118,7 @@ fn check_framing(facts: &Facts, is_http10: bool) -> Result<Framing, BadRequest> 
 
 /// A host with or without port (RFC 3986 §3.2.2). Not empty (RFC 9110 §4.2.1), and without the comma that the RFC
 /// allows: it is what two joined Host fields look like.
-fn is_host(host: &[u8]) -> bool {
+pub(crate) fn is_host(host: &[u8]) -> bool {
     let port_fits = |rest: &[u8]| match rest.split_first() {
         None => true,
         Some((b':', port)) => port.iter().all(u8::is_ascii_digit),
@@ -138,6 +138,19 @@ fn is_host(host: &[u8]) -> bool {
 pub(crate) fn host_of(head: &Head) -> &str {
     let host = head.authority().or_else(|| head.get(Tag::Host)).unwrap_or_default();
     std::str::from_utf8(host).unwrap_or_default()
+}
+
+/// `example.com:80` -> `example.com`, `[::1]:80` -> `[::1]`; also without the dot of a fully qualified name.
+pub(crate) fn without_port(host: &str) -> &str {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !in_brackets(host) => name,
+        _ => host,
+    };
+    name.strip_suffix('.').unwrap_or(name)
+}
+
+fn in_brackets(host: &str) -> bool {
+    host.starts_with('[') && host.ends_with(']')
 }
 
 /// Whether the message asks for (or, with 101, agrees to) another protocol than HTTP on this connection.
@@ -192,6 +205,10 @@ impl Seen {
     /// The address of the client.
     pub(crate) fn client(&self) -> &str {
         std::str::from_utf8(&self.client[..usize::from(self.client_bytes)]).expect("an address is ASCII")
+    }
+
+    pub(crate) fn is_secure(&self) -> bool {
+        self.is_secure
     }
 
     fn local_port(&self) -> &[u8] {

@@ -1,10 +1,10 @@
 //! The answers we give ourselves: which error is which status.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use http::StatusCode;
 
-use super::headers::BadRequest;
+use super::{headers::BadRequest, reply::Answer};
 use crate::connect::Unreachable;
 
 /// Why there is no response of an endpoint to forward.
@@ -24,6 +24,8 @@ pub(crate) enum Refusal {
     /// The client broke off: nobody reads the answer.
     Gone,
     Cut,
+    /// Nothing is wrong: this is what the route answers.
+    Answer(Arc<Answer>),
 }
 
 impl Refusal {
@@ -40,6 +42,7 @@ impl Refusal {
             Refusal::ResponseTimeout => (504, "the endpoint did not answer in time\n"),
             Refusal::UploadTimeout => (408, "request body came too slow\n"),
             Refusal::Gone | Refusal::Cut => (502, "cut\n"),
+            Refusal::Answer(ref answer) => (answer.status, ""),
         };
         (status, text.into())
     }
@@ -58,17 +61,26 @@ impl Refusal {
             | Refusal::Unreachable
             | Refusal::ConnectTimeout
             | Refusal::Upstream(_)
-            | Refusal::ResponseTimeout => false,
+            | Refusal::ResponseTimeout
+            | Refusal::Answer(_) => false,
+        }
+    }
+
+    /// What an answer says about the connection to the client, if anything.
+    pub(crate) fn connection(is_http10: bool, goes_on: bool) -> Option<&'static str> {
+        match (goes_on, is_http10) {
+            (false, _) => Some("close"),
+            (true, true) => Some("keep-alive"),
+            (true, false) => None,
         }
     }
 
     /// Writes an answer; how many bytes of it are the head.
     pub(crate) fn write(status: u16, is_http10: bool, goes_on: bool, text: &str, out: &mut Vec<u8>) -> usize {
         let reason = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
-        let connection = match (goes_on, is_http10) {
-            (false, _) => "Connection: close\r\n",
-            (true, true) => "Connection: keep-alive\r\n",
-            (true, false) => "",
+        let connection = match Self::connection(is_http10, goes_on) {
+            Some(connection) => format!("Connection: {connection}\r\n"),
+            None => String::new(),
         };
         let head = format!(
             "HTTP/1.1 {status} {}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n{connection}\r\n",

@@ -3,11 +3,26 @@
 //! Pure. The path is compared exactly as it came and is forwarded in that same form; nothing is decoded or
 //! normalised here, so no two parties can read it differently.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use http::Method;
+use regex::bytes::Regex;
 
-use crate::config::{PathMatch, RouteConfig};
+use super::{
+    edit::{EditError, Edits, Rewrite},
+    headers::without_port,
+    mirror::Mirror,
+    reply::Reply,
+};
+use crate::config::{MirrorConfig, PathMatch, RouteConfig, RouteTo};
+
+mod rule;
+mod split;
+mod when;
+
+pub(crate) use split::Split;
+pub(crate) use when::Request;
+use when::{When, pattern};
 
 /// The pool that takes what no route claims.
 pub(crate) const DEFAULT_POOL: &str = "default";
@@ -33,34 +48,74 @@ pub(crate) struct Router {
 }
 
 /// Where a request goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 pub(crate) struct Route<'a> {
-    /// The route's name; `None` when no route claimed the request and the `default` pool takes it.
-    pub(crate) name: Option<&'a str>,
-    /// Its place in the file.
+    /// Its place in the file; `None` when no route claimed the request and the `default` pool takes it.
     pub(crate) index: Option<usize>,
+    pub(crate) to: To<'a>,
+    pub(crate) treatment: Option<&'a Treatment>,
+}
+
+#[derive(Clone, Copy)]
+pub(crate) enum To<'a> {
     /// Index into the pools given to [`Router::compile`].
-    pub(crate) pool: usize,
+    Pool(usize),
+    Split(&'a Split),
+    Reply(&'a Reply),
+}
+
+/// What is done with a request besides sending it on, and with its response. Most routes have none.
+#[derive(Debug)]
+pub(crate) struct Treatment {
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) rewrite: Rewrite,
+    pub(crate) request: Edits,
+    pub(crate) response: Edits,
+    pub(crate) mirror: Option<Mirror>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum CompileError {
     #[error("route `{route}`: there is no pool `{pool}`")]
     UnknownPool { route: String, pool: String },
+    #[error("route `{route}`: no pool has any weight")]
+    NoWeight { route: String },
     #[error("route `{route}`: `{host}` is no host name, and neither `*.` nor `.*` with one")]
     Host { route: String, host: String },
     #[error("route `{route}`: `{method}` is not an HTTP method")]
     Method { route: String, method: String },
     #[error("route `{route}`: the path `{path}` does not start with `/`")]
     Path { route: String, path: String },
+    #[error("route `{route}`: the pattern `{pattern}`: {why}")]
+    Pattern { route: String, pattern: String, why: String },
+    #[error("route `{route}`: the rule cannot be: {why}")]
+    Rule { route: String, why: String },
+    #[error("route `{route}`: {why}")]
+    Edit { route: String, why: EditError },
 }
 
 #[derive(Debug)]
 struct Rule {
-    name: Box<str>,
-    path: Option<PathMatch>,
+    path: Option<Path>,
     methods: Vec<Method>,
-    pool: usize,
+    /// On the heap: most routes ask for nothing of the kind.
+    when: Option<Box<When>>,
+    goal: Goal,
+    treatment: Option<Box<Treatment>>,
+}
+
+#[derive(Debug)]
+enum Path {
+    Exact(Box<str>),
+    Prefix(Box<str>),
+    Regex(Box<Regex>),
+}
+
+#[derive(Debug)]
+enum Goal {
+    Pool(usize),
+    Split(Box<Split>),
+    Reply(Box<Reply>),
 }
 
 impl Router {
@@ -75,12 +130,6 @@ impl Router {
             default: pool(DEFAULT_POOL),
         };
         for (index, route) in routes.iter().enumerate() {
-            let Some(pool) = pool(&route.pool) else {
-                return Err(CompileError::UnknownPool {
-                    route: route.name.clone(),
-                    pool: route.pool.clone(),
-                });
-            };
             router.rules.push(Rule::compile(route, pool)?);
             if route.hosts.is_empty() {
                 router.any_host.push(index);
@@ -103,65 +152,144 @@ impl Router {
     }
 
     /// The first route in file order that claims the request, else the pool `default`, else `None` (a 404).
-    /// `host` is the Host field as it came (any case, with or without port), `path` the path without the query.
-    pub(crate) fn route(&self, host: &str, path: &str, method: &Method) -> Option<Route<'_>> {
-        let mut first = self.first_of(&self.any_host, usize::MAX, path, method);
+    pub(crate) fn route(&self, request: &Request<'_>) -> Option<Route<'_>> {
+        let mut first = self.first_of(&self.any_host, usize::MAX, request);
         let mut lower = [0; HOST_BYTES_MAX];
-        if let Some(host) = lower_case(without_port(host), &mut lower) {
+        if let Some(host) = lower_case(without_port(request.host), &mut lower) {
             if let Some(list) = self.exact.get(host) {
-                first = self.first_of(list, first, path, method);
+                first = self.first_of(list, first, request);
             }
             if !(self.by_suffix.is_empty() && self.by_prefix.is_empty()) {
                 for (dot, _) in host.match_indices('.').filter(|&(dot, _)| dot > 0) {
                     let lists = [self.by_suffix.get(&host[dot + 1..]), self.by_prefix.get(&host[..dot])];
                     for list in lists.into_iter().flatten() {
-                        first = self.first_of(list, first, path, method);
+                        first = self.first_of(list, first, request);
                     }
                 }
             }
         }
         match self.rules.get(first) {
-            Some(rule) => Some(Route { name: Some(&rule.name), index: Some(first), pool: rule.pool }),
-            None => self.default.map(|pool| Route { name: None, index: None, pool }),
+            Some(rule) => Some(Route {
+                index: Some(first),
+                to: match &rule.goal {
+                    Goal::Pool(pool) => To::Pool(*pool),
+                    Goal::Split(split) => To::Split(split),
+                    Goal::Reply(reply) => To::Reply(reply),
+                },
+                treatment: rule.treatment.as_deref(),
+            }),
+            None => {
+                let to = To::Pool(self.default?);
+                Some(Route { index: None, to, treatment: None })
+            }
         }
     }
 
+    /// Of the route at that place.
+    pub(crate) fn treatment(&self, index: usize) -> Option<&Treatment> {
+        self.rules.get(index)?.treatment.as_deref()
+    }
+
     /// The first rule of `list` that matches and comes before `before` in the file, else `before`.
-    fn first_of(&self, list: &[usize], before: usize, path: &str, method: &Method) -> usize {
+    fn first_of(&self, list: &[usize], before: usize, request: &Request<'_>) -> usize {
         let mut earlier = list.iter().copied().take_while(|&rule| rule < before);
-        earlier.find(|&rule| self.rules[rule].matches(path, method)).unwrap_or(before)
+        earlier.find(|&rule| self.rules[rule].matches(request)).unwrap_or(before)
+    }
+}
+
+impl Route<'_> {
+    /// Of a route that has one.
+    pub(crate) fn pool(&self) -> Option<usize> {
+        match self.to {
+            To::Pool(pool) => Some(pool),
+            To::Split(_) | To::Reply(_) => None,
+        }
     }
 }
 
 impl Rule {
-    fn compile(route: &RouteConfig, pool: usize) -> Result<Self, CompileError> {
-        if let Some(PathMatch::Exact(path) | PathMatch::Prefix(path)) = &route.path
-            && !path.starts_with('/')
-        {
-            return Err(CompileError::Path { route: route.name.clone(), path: path.clone() });
-        }
-        let path = route.path.clone().map(|path| match path {
-            PathMatch::Exact(path) => PathMatch::Exact(path),
-            // `/v1/` and `/v1` are the same segments; `/` is no segment at all and matches everything.
-            PathMatch::Prefix(path) => PathMatch::Prefix(path.strip_suffix('/').unwrap_or(&path).to_owned()),
-        });
+    fn compile(route: &RouteConfig, pool: impl Fn(&str) -> Option<usize>) -> Result<Self, CompileError> {
         let methods = route.methods.iter().map(|method| {
             method
                 .parse()
                 .map_err(|_| CompileError::Method { route: route.name.clone(), method: method.clone() })
         });
-        Ok(Self { name: route.name.as_str().into(), path, methods: methods.collect::<Result<_, _>>()?, pool })
+        let pool = |name: &str| {
+            let unknown = || CompileError::UnknownPool { route: route.name.clone(), pool: name.to_owned() };
+            pool(name).ok_or_else(unknown)
+        };
+        let mirror = route.mirror.as_ref().map(|mirror| {
+            let MirrorConfig { pool: name, percent, body_bytes_max } = mirror;
+            Ok(Mirror { pool: pool(name)?, percent: *percent, body_bytes_max: *body_bytes_max })
+        });
+        let goal = match &route.to {
+            RouteTo::Pool(name) => Goal::Pool(pool(name)?),
+            RouteTo::Split(config) => Goal::Split(Box::new(Split::compile(route, config, pool)?)),
+            RouteTo::Respond(config) => Goal::Reply(Box::new(Reply::fixed(config).map_err(edit_of(route))?)),
+            RouteTo::Redirect(config) => {
+                Goal::Reply(Box::new(Reply::redirect(config).map_err(edit_of(route))?))
+            }
+        };
+        Ok(Self {
+            path: route.path.as_ref().map(|path| Path::compile(route, path)).transpose()?,
+            methods: methods.collect::<Result<_, _>>()?,
+            when: When::compile(route)?.map(Box::new),
+            goal,
+            treatment: Treatment::compile(route, mirror.transpose()?).map_err(edit_of(route))?.map(Box::new),
+        })
     }
 
-    fn matches(&self, path: &str, method: &Method) -> bool {
-        let path_matches = match &self.path {
-            None => true,
-            Some(PathMatch::Exact(exact)) => path == exact,
-            Some(PathMatch::Prefix(prefix)) => path
-                .strip_prefix(prefix.as_str())
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
+    fn matches(&self, request: &Request<'_>) -> bool {
+        self.path.as_ref().is_none_or(|path| path.matches(request.path))
+            && (self.methods.is_empty() || self.methods.contains(request.method))
+            && self.when.as_ref().is_none_or(|when| when.matches(request))
+    }
+}
+
+fn edit_of(route: &RouteConfig) -> impl Fn(EditError) -> CompileError {
+    |why| CompileError::Edit { route: route.name.clone(), why }
+}
+
+impl Path {
+    fn compile(route: &RouteConfig, path: &PathMatch) -> Result<Path, CompileError> {
+        match path {
+            PathMatch::Exact(path) | PathMatch::Prefix(path) if !path.starts_with('/') => {
+                Err(CompileError::Path { route: route.name.clone(), path: path.clone() })
+            }
+            PathMatch::Exact(path) => Ok(Path::Exact(path.as_str().into())),
+            // `/v1/` and `/v1` are the same segments; `/` is no segment at all and matches everything.
+            PathMatch::Prefix(path) => Ok(Path::Prefix(path.strip_suffix('/').unwrap_or(path).into())),
+            PathMatch::Regex(path) => Ok(Path::Regex(Box::new(pattern(route, path)?))),
+        }
+    }
+
+    fn matches(&self, path: &str) -> bool {
+        match self {
+            Path::Exact(exact) => path == &**exact,
+            Path::Prefix(prefix) => {
+                path.strip_prefix(&**prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            }
+            Path::Regex(pattern) => pattern.is_match(path.as_bytes()),
+        }
+    }
+}
+
+impl Treatment {
+    fn compile(route: &RouteConfig, mirror: Option<Mirror>) -> Result<Option<Treatment>, EditError> {
+        let treatment = Treatment {
+            timeout: route.timeout,
+            rewrite: Rewrite::compile(&route.rewrite)?,
+            request: Edits::compile(&route.request_headers)?,
+            response: Edits::compile(&route.response_headers)?,
+            mirror,
         };
-        path_matches && (self.methods.is_empty() || self.methods.contains(method))
+        let Treatment { timeout, rewrite, request, response, mirror } = &treatment;
+        let is_none = timeout.is_none()
+            && rewrite.is_none()
+            && request.is_none()
+            && response.is_none()
+            && mirror.is_none();
+        Ok((!is_none).then_some(treatment))
     }
 }
 
@@ -181,19 +309,6 @@ fn is_host_name(name: &str) -> bool {
         Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
         None => name.len() < HOST_BYTES_MAX && name.split('.').all(label),
     }
-}
-
-/// `example.com:80` -> `example.com`, `[::1]:80` -> `[::1]`; also without the dot of a fully qualified name.
-pub(crate) fn without_port(host: &str) -> &str {
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !in_brackets(host) => name,
-        _ => host,
-    };
-    name.strip_suffix('.').unwrap_or(name)
-}
-
-fn in_brackets(host: &str) -> bool {
-    host.starts_with('[') && host.ends_with(']')
 }
 
 /// Lower case without allocating; `None` when the name is longer than any name.

@@ -10,7 +10,10 @@ use std::{
 };
 
 use super::{Claim, Tenant};
-use crate::http::route::{HOST_BYTES_MAX, lower_case, without_port};
+use crate::http::{
+    headers::without_port,
+    route::{HOST_BYTES_MAX, lower_case},
+};
 
 const SHARDS: usize = 256;
 

@@ -13,6 +13,7 @@ mod h2;
 mod http;
 mod metrics;
 mod resilience;
+mod route;
 mod secure;
 mod shift;
 mod smuggling;

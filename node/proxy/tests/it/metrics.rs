@@ -1,7 +1,11 @@
 //! What is counted, as a scrape shows it.
 
 use flotilla_proxy::{
-    config::Protocol::{Http, Tcp},
+    config::{
+        MirrorConfig,
+        Protocol::{Http, Tcp},
+        RouteConfig,
+    },
     metrics,
 };
 use metrics_exporter_prometheus::PrometheusBuilder;
@@ -20,6 +24,19 @@ async fn a_scrape_shows_what_went_through_with_help_for_every_name() {
     tcp.app = "counted-tcp".into();
     serve(&proxy, &http).await;
     serve(&proxy, &tcp).await;
+    let (mut routed, routed_listen) = app(Http, &[web.address]);
+    routed.app = "counted-routes".into();
+    let any = |name| RouteConfig::hosts(name, Vec::<String>::new(), "default");
+    let mirror = Some(MirrorConfig { pool: "default".into(), percent: 100, body_bytes_max: 0 });
+    routed.routes = vec![
+        RouteConfig { expr: Some("request.headers['x-none'] == '1'".into()), ..any("rule") },
+        RouteConfig { mirror, ..any("mirror") },
+    ];
+    serve(&proxy, &routed).await;
+    let mut client = connect(routed_listen).await;
+    for _ in 0..3 {
+        assert_eq!(get(&mut client, "/").await.0, 200);
+    }
     let mut client = connect(listen).await;
     for _ in 0..10 {
         assert_eq!(get(&mut client, "/").await.0, 200);
@@ -48,6 +65,8 @@ async fn a_scrape_shows_what_went_through_with_help_for_every_name() {
         "flotilla_sent_bytes_total{app=\"counted-tcp\",side=\"client\"} 5".to_owned(),
         format!("flotilla_target_load{{app=\"counted-tcp\",target=\"{}\"}} 1", echo.address),
         "flotilla_listener_generation{app=\"counted\"} 1".to_owned(),
+        "flotilla_http_rule_failures_total{app=\"counted-routes\"} 3".to_owned(),
+        "flotilla_http_mirrored_total{app=\"counted-routes\",result=\"ok\"} 3".to_owned(),
     ] {
         eventually(&want, || exporter.render().lines().any(|line| line == want)).await;
     }

@@ -4,7 +4,7 @@ use std::{collections::HashSet, time::Duration};
 
 use super::{Findings, address::is_host_name, validate_keepalive};
 use crate::{
-    Certificate, Listen, Protocol, ProxyMode, SocketOptions, Tls,
+    Certificate, Listen, Protocol, ProxyMode, RedirectHttps, SocketOptions, Tls,
     diagnostic::{CONTRADICTION, DUPLICATE, MISSING, OUT_OF_RANGE, TOO_LARGE, WRONG_VALUE},
     units::size_text,
 };
@@ -41,6 +41,7 @@ pub(super) fn validate(listen: &[Listen], findings: &mut Findings) {
             hosts,
             max_connections: _,
             socket,
+            redirect_https,
         } = one;
         let path = format!("listen[{index}]");
         for (index, host) in hosts.iter().enumerate() {
@@ -77,6 +78,19 @@ pub(super) fn validate(listen: &[Listen], findings: &mut Findings) {
                 .help("add `proxy_protocol = \"require\"`, or take the list away"),
         }
         validate_socket(&format!("{path}.socket"), socket, findings);
+        if *redirect_https != RedirectHttps::Off {
+            let path = format!("{path}.redirect_https");
+            if *protocol != Protocol::Http || tls.is_some() {
+                let message = "only a port of HTTP without TLS sends its clients to https";
+                findings.add(&path, CONTRADICTION, message);
+            }
+            let ends_tls = |listen: &Listen| listen.protocol == Protocol::Http && listen.tls.is_some();
+            if *redirect_https == RedirectHttps::On && !listen.iter().any(ends_tls) {
+                findings
+                    .add(&path, MISSING, "no port of this app ends TLS, so nobody knows where https is")
+                    .help("listen on \"https:443\" too, or name the port: `redirect_https = 443`");
+            }
+        }
         if let Some(tls) = tls {
             validate_tls(&format!("{path}.tls"), tls, *protocol, findings);
         }

@@ -150,18 +150,13 @@ fn every_field_of_a_spec_arrives() {
         .into(),
         routes: vec![
             proxy::RouteConfig {
-                name: "api".to_owned(),
-                hosts: vec!["api.example".to_owned()],
                 path: Some(proxy::PathMatch::Prefix("/v1".to_owned())),
                 methods: vec!["GET".to_owned()],
-                pool: "api".to_owned(),
+                ..proxy::RouteConfig::hosts("api", ["api.example"], "api")
             },
             proxy::RouteConfig {
-                name: "exact".to_owned(),
-                hosts: Vec::new(),
                 path: Some(proxy::PathMatch::Exact("/x".to_owned())),
-                methods: Vec::new(),
-                pool: "default".to_owned(),
+                ..proxy::RouteConfig::hosts("exact", Vec::<String>::new(), "default")
             },
         ],
         retry: proxy::RetryConfig {
@@ -195,6 +190,7 @@ fn every_field_of_a_spec_arrives() {
             max_header_bytes: 18,
             max_body_bytes: 19,
         },
+        compression: None,
         access: proxy::AccessConfig {
             allow: vec!["10.0.0.0/8".parse().unwrap()],
             deny: vec!["10.1.0.0/16".parse().unwrap()],
@@ -254,6 +250,82 @@ fn every_choice_has_its_counterpart() {
         let table = format!(r#""balance":{{"policy":"maglev","hash_on":"{hash_on}"}}"#);
         assert_eq!(pool(&table).balance.hash_on, expected);
     }
+}
+
+#[test]
+fn every_field_of_a_route_arrives() {
+    let app = translated(
+        r#"
+        "listen": [{"port":0,"protocol":"http","redirect_https":true},
+                   {"port":81,"protocol":"http","redirect_https":8443},
+                   {"port":0,"protocol":"http","tls":{}}],
+        "targets": ["a:1"],
+        "compression": {"level":5,"min_size":"2KiB","types":["text/html"]},
+        "route": [
+            {"name":"all","match":{"path_regex":"^/v","headers":{"a":"b","c":{"present":false}},
+                                   "query":{"d":{"regex":"e"}},"expr":"true"},
+             "split":{"default":95,"canary":5},"sticky":"header:X-User","timeout":"1s",
+             "rewrite":{"strip_prefix":"/v1","add_prefix":"/v2"},
+             "request_headers":{"set":{"f":"g"},"add":{"h":"i"},"remove":["j"]},
+             "response_headers":{"remove":["k"]},
+             "mirror":{"pool":"canary","percent":10,"max_body_size":"3KiB"}},
+            {"name":"tea","respond":{"status":418,"headers":{"l":"m"},"body":"n"}},
+            {"name":"moved","redirect":{"status":308,"scheme":"https","host":"o","port":82,"path":"/p"}}]
+        "#,
+        &[20_001, 81, 20_003],
+        None,
+    );
+    let redirects: Vec<_> = app.ports.iter().map(|port| port.redirect_https).collect();
+    assert_eq!(redirects, [Some(20_003), Some(8443), None]);
+    let types = vec!["text/html".to_owned()];
+    assert_eq!(app.compression, Some(proxy::CompressionConfig { level: 5, bytes_min: 2048, types }));
+    let value = |name: &str, value| proxy::ValueMatch { name: name.to_owned(), value };
+    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let any = |name| proxy::RouteConfig::hosts(name, Vec::<String>::new(), "");
+    let split = proxy::SplitConfig {
+        pools: vec![("canary".to_owned(), 5), ("default".to_owned(), 95)],
+        sticky: Some(proxy::HashOn::Header("x-user".to_owned())),
+    };
+    let respond = proxy::RespondConfig { status: 418, headers: vec![pair("l", "m")], body: "n".to_owned() };
+    let redirect = proxy::RedirectConfig {
+        status: 308,
+        scheme: Some("https".to_owned()),
+        host: Some("o".to_owned()),
+        port: Some(82),
+        path: Some("/p".to_owned()),
+    };
+    let expected = [
+        proxy::RouteConfig {
+            path: Some(proxy::PathMatch::Regex("^/v".to_owned())),
+            headers: vec![
+                value("a", proxy::Wanted::Exact("b".to_owned())),
+                value("c", proxy::Wanted::Present(false)),
+            ],
+            query: vec![value("d", proxy::Wanted::Regex("e".to_owned()))],
+            expr: Some("true".to_owned()),
+            to: proxy::RouteTo::Split(split),
+            timeout: Some(millis(1000)),
+            rewrite: proxy::RewriteConfig {
+                strip_prefix: Some("/v1".to_owned()),
+                add_prefix: Some("/v2".to_owned()),
+            },
+            request_headers: proxy::EditConfig {
+                set: vec![pair("f", "g")],
+                add: vec![pair("h", "i")],
+                remove: vec!["j".to_owned()],
+            },
+            response_headers: proxy::EditConfig { remove: vec!["k".to_owned()], ..Default::default() },
+            mirror: Some(proxy::MirrorConfig {
+                pool: "canary".to_owned(),
+                percent: 10,
+                body_bytes_max: 3072,
+            }),
+            ..any("all")
+        },
+        proxy::RouteConfig { to: proxy::RouteTo::Respond(respond), ..any("tea") },
+        proxy::RouteConfig { to: proxy::RouteTo::Redirect(redirect), ..any("moved") },
+    ];
+    assert_eq!(app.routes, expected);
 }
 
 #[test]
