@@ -116,6 +116,7 @@ fn fproxy(text: &str) -> Result<Converted, serde_json::Error> {
             upstream: Default::default(),
             route: Vec::new(),
             compression: None,
+            layers: Vec::new(),
             access: Default::default(),
             placement: Default::default(),
             rollout: Default::default(),

@@ -54,6 +54,8 @@ pub struct AppConfig {
     pub access: AccessConfig,
     /// `None` = off.
     pub compression: Option<CompressionConfig>,
+    /// Of [`crate::Layers`]; the first is the outermost.
+    pub layers: Vec<String>,
 }
 
 /// Responses are compressed with gzip for clients that take it. Only whole ones, in no other coding, of these types.
@@ -439,6 +441,7 @@ impl AppConfig {
             retry: RetryConfig::default(),
             access: AccessConfig::default(),
             compression: None,
+            layers: Vec::new(),
         }
     }
 }

@@ -20,6 +20,7 @@ use crate::{
     control::Compiled,
     edge::{Edge, Visitors},
     http::{reply::Redirect, route::Router},
+    layers::Next,
     metrics::{AppCells, PortCells, TlsCells},
     pool::{Endpoints, LocalEndpoint},
     port::{Claims, Slot},
@@ -142,6 +143,8 @@ pub(crate) struct LocalGeneration {
     pub(crate) pins: Rc<LocalPins>,
     pub(crate) retries: retry::Budget,
     pub(crate) tally: Rc<LocalTally>,
+    /// `None`: requests go through no user code.
+    pub(crate) layers: Option<Next>,
 }
 
 impl LocalGeneration {
@@ -154,6 +157,10 @@ impl LocalGeneration {
             pins: Rc::new(LocalPins::new(generation, worker.index)),
             retries: retry::Budget::default(),
             tally: Rc::new(LocalTally::new(&generation.tallies, worker.index)),
+            layers: Some(&generation.config.layers).filter(|layers| !layers.is_empty()).map(|layers| {
+                let stack = worker.shared.layers.stack(layers);
+                stack.expect("the layers were looked up when the generation was compiled")
+            }),
         }
     }
 }

@@ -43,6 +43,7 @@ pub(crate) mod h2;
 pub(crate) mod head;
 pub(crate) mod headers;
 pub(crate) mod held;
+mod layered;
 pub(crate) mod link;
 pub(crate) mod mirror;
 mod refusal;

@@ -77,7 +77,9 @@ impl Layers {
 
 /// What a layer is put around: the layers inside it, and at last the endpoint. A request goes on once.
 #[derive(Clone)]
-pub struct Next(Rc<RefCell<UnsyncBoxService<Request<()>, Response<Content>, BoxError>>>);
+pub struct Next(Rc<RefCell<Boxed>>);
+
+type Boxed = UnsyncBoxService<Request<()>, Response<Content>, BoxError>;
 
 impl Next {
     fn new<S>(service: S) -> Next
@@ -86,7 +88,7 @@ impl Next {
         S::Error: Into<BoxError>,
         S::Future: 'static,
     {
-        Next(Rc::new(RefCell::new(UnsyncBoxService::new(service.map_err(Into::into)))))
+        Next(Rc::new(RefCell::new(UnsyncBoxService::new(ServiceExt::map_err(service, Into::into)))))
     }
 }
 

@@ -20,6 +20,7 @@ mod edge;
 mod generation;
 mod grpc_health;
 pub mod http;
+pub mod layers;
 mod listener;
 pub mod metrics;
 #[doc(hidden)]
@@ -49,6 +50,7 @@ pub use control::{
     UnknownGeneration,
 };
 pub use grpc_health::grpc_health;
+pub use layers::Layers;
 pub use proxy::{AppLoad, Door, Proxy};
 pub use shift::ShiftError;
 pub use tally::Tally;

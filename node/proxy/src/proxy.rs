@@ -19,6 +19,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    Layers,
     admission::Admission,
     config::{AppConfig, Protocol, ProxyConfig},
     control::{
@@ -112,14 +113,15 @@ impl Drop for Inner {
 impl Proxy {
     /// Starts the workers and a small control thread (checks, names, closes). Needs no runtime.
     pub fn start(config: ProxyConfig) -> io::Result<Proxy> {
-        Proxy::start_with(config, Strategies::default())
+        Proxy::start_with(config, Strategies::default(), Layers::default())
     }
 
-    /// The same with balance strategies of the embedding program.
-    pub fn start_with(config: ProxyConfig, strategies: Strategies) -> io::Result<Proxy> {
+    /// The same with balance strategies and layers of the embedding program.
+    pub fn start_with(config: ProxyConfig, strategies: Strategies, layers: Layers) -> io::Result<Proxy> {
         let workers = config.workers.max(1);
         let shared = Arc::new(Shared {
             strategies,
+            layers,
             admission: Arc::new(Admission::new(config.max_connections, config.max_connections_per_source)),
             stopping: AtomicU64::new(0),
             heartbeats: (0..workers).map(|_| AtomicU64::new(0)).collect(),
@@ -161,7 +163,7 @@ impl Proxy {
     /// Finds what is wrong with a configuration and computes what serving it takes. Only computes: it
     /// may be done on any thread, and given up.
     pub fn compile(&self, app: AppConfig) -> Result<Compiled, PrepareError> {
-        control::check(app, &self.0.shared.strategies)
+        control::check(app, &self.0.shared.strategies, &self.0.shared.layers)
     }
 
     /// Compiles a generation, binds its ports, starts resolving and checking. Nothing serves yet.

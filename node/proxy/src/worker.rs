@@ -24,6 +24,7 @@ use tokio::{
 };
 
 use crate::{
+    Layers,
     admission::Admission,
     buffers::{Buffers, Spares},
     clock::{Clock, TICK, millis},
@@ -76,6 +77,7 @@ pub(crate) enum Command {
 /// What all workers and the control side see.
 pub(crate) struct Shared {
     pub(crate) strategies: Strategies,
+    pub(crate) layers: Layers,
     pub(crate) admission: Arc<Admission>,
     /// 0, or the node stops: finish what is there, politely, and give an idle connection only this
     /// many milliseconds more.

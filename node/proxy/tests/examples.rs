@@ -22,6 +22,7 @@ use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     process::{Child, Command},
     task::JoinSet,
@@ -244,4 +245,22 @@ async fn admin_api_adds_and_removes_upstreams_without_failing_a_request() {
     assert!(failures.is_empty(), "{failures:?} in {} requests", load.done.load(Relaxed));
     assert!(load.done.load(Relaxed) > 500, "there was load");
     assert_eq!(example.try_wait().unwrap(), None, "the example still runs");
+}
+
+#[tokio::test]
+async fn layers_asks_for_the_password_before_anything_reaches_the_origin() {
+    let origin = Origin::start("a").await;
+    let listen = free_port().await;
+    let args = [listen, origin.address].map(|address| address.to_string());
+    let _example = start("layers", &args, &[listen]).await;
+    let (status, body) = ask(listen, Method::GET, "h", "/").await;
+    assert_eq!((status, body.as_str()), (StatusCode::UNAUTHORIZED, "who are you?\n"));
+    assert_eq!(origin.answered.load(Relaxed), 0);
+    let request = "GET / HTTP/1.1\r\nhost: h\r\nauthorization: open sesame\r\nconnection: close\r\n\r\n";
+    let mut client = TcpStream::connect(listen).await.unwrap();
+    client.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    tokio::time::timeout(DEADLINE, client.read_to_string(&mut answer)).await.expect("in time").unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with('a'), "{answer}");
+    assert_eq!(origin.answered.load(Relaxed), 1);
 }

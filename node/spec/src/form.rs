@@ -82,7 +82,7 @@ always_a_table!(
 table!(AppSpec {
     name;
     description, labels, listen, targets, pool, resolve, balance, check, probe, outlier, breaker, retry, timeouts, limits, upstream,
-    route, access, compression, placement, rollout,
+    route, access, compression, layers, placement, rollout,
 } this => Self {
     name: this.name.clone(),
     description: String::new(),
@@ -103,6 +103,7 @@ table!(AppSpec {
     route: Vec::new(),
     access: Default::default(),
     compression: None,
+    layers: Vec::new(),
     placement: Default::default(),
     rollout: Default::default(),
 });

@@ -64,6 +64,10 @@ pub struct AppSpec {
     /// Off unless the table is there.
     #[serde(default)]
     pub compression: Option<Compression>,
+    /// What the program that embeds the proxy registered under these names: its code on requests and responses, the
+    /// first outermost.
+    #[serde(default)]
+    pub layers: Vec<String>,
     #[serde(default)]
     pub placement: Placement,
     #[serde(default)]

@@ -31,6 +31,8 @@ pub struct Violation {
     pub help: Option<String>,
 }
 
+/// Each request goes through all of them, there and back.
+const MAX_LAYERS: usize = 20;
 /// Each is compared with the type of every response.
 const MAX_TYPES: usize = 50;
 /// More nodes than a region has.
@@ -76,6 +78,7 @@ pub fn validate(spec: &AppSpec) -> Vec<Violation> {
         // Networks are facts of their own type.
         access: _,
         compression,
+        layers,
         placement,
         rollout,
     } = spec;
@@ -124,6 +127,19 @@ pub fn validate(spec: &AppSpec) -> Vec<Violation> {
     route::validate(spec, &mut findings);
     if let Some(compression) = compression {
         codings(compression, &mut findings);
+    }
+    for (index, layer) in layers.iter().enumerate() {
+        if !balance::is_word(layer) {
+            let message = format!("`{layer}` names no layer: write letters, digits, `_` and `-`");
+            findings.add(&format!("layers[{index}]"), WRONG_VALUE, message);
+        }
+    }
+    if layers.len() > MAX_LAYERS {
+        let message = format!("{} layers; at most {MAX_LAYERS}", layers.len());
+        findings.add("layers", TOO_LARGE, message);
+    }
+    if !layers.is_empty() && !has_http && !listen.is_empty() {
+        findings.add("layers", CONTRADICTION, "layers are for requests, and no port of this app is HTTP");
     }
     places(placement, &mut findings);
     rollout::validate(rollout, target_count, &mut findings);

@@ -408,7 +408,7 @@ fn spec() -> impl Strategy<Value = AppSpec> {
             types
         }),
     ]);
-    let traffic = (listen(), targets(), pools, (routes(), compression), balance()).boxed();
+    let traffic = (listen(), targets(), pools, (routes(), compression, texts()), balance()).boxed();
     let limits = ((any::<u32>(), any::<u32>()), any::<u64>(), any::<u64>(), networks(), networks());
     let rest = (
         resolve(),
@@ -420,7 +420,7 @@ fn spec() -> impl Strategy<Value = AppSpec> {
         rollout(),
     );
     (words, traffic, option::of(rest)).prop_map(|((name, description, labels), traffic, rest)| {
-        let (listen, targets, pool, (route, compression), balance) = traffic;
+        let (listen, targets, pool, (route, compression, layers), balance) = traffic;
         let plain = AppSpec {
             name: AppName::parse(&name).unwrap(),
             description,
@@ -431,6 +431,7 @@ fn spec() -> impl Strategy<Value = AppSpec> {
             route,
             access: Access::default(),
             compression,
+            layers,
             balance,
             resolve: Resolve::default(),
             check: Check::default(),
@@ -494,6 +495,7 @@ fn valid() -> impl Strategy<Value = AppSpec> {
             pool: BTreeMap::new(),
             route: Vec::new(),
             compression: any.compression.map(|_| Compression::default()),
+            layers: Vec::new(),
             balance: Balance { panic_threshold: 77, zone_aware: true, ..Balance::default() },
             resolve: Resolve { max_ttl: ms(0) + Duration::from_secs(1), ..Resolve::default() },
             check: Check { timeout: ms(1), rise: 7, ..Check::default() },

@@ -56,6 +56,7 @@ pub(crate) fn translate(
             max_header_bytes: size(app.limits.max_header_size),
             max_body_bytes: app.limits.max_body_size,
         },
+        layers: app.layers.clone(),
         compression: app.compression.as_ref().map(|compression| proxy::CompressionConfig {
             level: compression.level,
             bytes_min: compression.min_size,

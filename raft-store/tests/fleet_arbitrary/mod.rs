@@ -32,6 +32,8 @@ pub(crate) fn spec(app: &AppName, ports: &[u16]) -> AppSpec {
         upstream: Default::default(),
         route: Vec::new(),
         access: Default::default(),
+        compression: None,
+        layers: Vec::new(),
         placement: Default::default(),
         rollout: Default::default(),
     }

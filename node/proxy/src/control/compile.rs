@@ -14,6 +14,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{PrepareError, keys};
 use crate::{
+    Layers,
     admission::Gate,
     config::{AppConfig, PoolConfig, Protocol, ProxyProtocol, UpstreamProtocol},
     edge::{Edge, Visitors},
@@ -68,7 +69,11 @@ impl Compiled {
 }
 
 /// Finds what is wrong without changing anything.
-pub(crate) fn check(config: AppConfig, strategies: &Strategies) -> Result<Compiled, PrepareError> {
+pub(crate) fn check(
+    config: AppConfig,
+    strategies: &Strategies,
+    layers: &Layers,
+) -> Result<Compiled, PrepareError> {
     let invalid = |reason: String| Err(PrepareError::Invalid(reason));
     let mut seen = BTreeSet::new();
     if let Some((_, port)) = keys(&config).find(|key| !seen.insert(*key)) {
@@ -105,6 +110,9 @@ pub(crate) fn check(config: AppConfig, strategies: &Strategies) -> Result<Compil
         if strategies.get(strategy).is_none() {
             return invalid(format!("pool `{name}`: there is no balance strategy `{strategy}`"));
         }
+    }
+    if let Some(unknown) = config.layers.iter().find(|name| !layers.names().any(|known| known == *name)) {
+        return invalid(format!("there is no layer `{unknown}`"));
     }
     let (digest, bytes) = digest(&config);
     if bytes > COMPILED_BYTES_MAX {

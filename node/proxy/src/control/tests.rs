@@ -3,7 +3,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio_util::task::TaskTracker;
 
 use super::*;
-use crate::upstream::balance::Strategies;
+use crate::{Layers, upstream::balance::Strategies};
 
 const HORIZON: Duration = Duration::from_secs(64);
 
@@ -28,7 +28,9 @@ impl Table {
     fn prepare(&mut self, config: &AppConfig) {
         let runtime = tokio::runtime::Handle::current();
         let compiler = compiler(&self.strategies, &self.tasks, &runtime);
-        self.state.prepare(&check(config.clone(), &self.strategies).unwrap(), &compiler).unwrap();
+        self.state
+            .prepare(&check(config.clone(), &self.strategies, &Layers::default()).unwrap(), &compiler)
+            .unwrap();
         self.settle();
     }
 
@@ -154,7 +156,7 @@ async fn a_port_goes_from_one_app_to_another_without_closing_but_not_while_it_is
     table.serve(&a);
     let runtime = tokio::runtime::Handle::current();
     let refused = table.state.prepare(
-        &check(b.clone(), &table.strategies).unwrap(),
+        &check(b.clone(), &table.strategies, &Layers::default()).unwrap(),
         &compiler(&table.strategies, &table.tasks, &runtime),
     );
     assert!(matches!(refused, Err(PrepareError::Invalid(why)) if why.contains("belongs to app `a`")));

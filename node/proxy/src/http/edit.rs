@@ -100,9 +100,13 @@ pub(crate) fn field(name: &str, value: &str) -> Result<(Box<str>, Box<str>), Edi
 /// RFC 9110 §7.6.1 and RFC 9112 §6: what is about this hop alone, or decides where a message ends or whom it is for.
 fn editable(name: &str) -> Result<HeaderName, EditError> {
     let parsed = HeaderName::from_bytes(name.as_bytes()).map_err(|_| EditError::Name(name.to_owned()))?;
-    match head::tag(name.as_bytes()) {
-        Tag::Other if parsed == http::header::TRAILER => Err(EditError::Framing(name.to_owned())),
-        Tag::Other | Tag::Date | Tag::XForwarded | Tag::Forwarded | Tag::XRealIp => Ok(parsed),
+    if is_editable(&parsed) { Ok(parsed) } else { Err(EditError::Framing(name.to_owned())) }
+}
+
+pub(crate) fn is_editable(name: &HeaderName) -> bool {
+    match head::tag(name.as_str().as_bytes()) {
+        Tag::Other => *name != http::header::TRAILER,
+        Tag::Date | Tag::XForwarded | Tag::Forwarded | Tag::XRealIp => true,
         Tag::Host
         | Tag::ContentLength
         | Tag::TransferEncoding
@@ -114,7 +118,7 @@ fn editable(name: &str) -> Result<HeaderName, EditError> {
         | Tag::Te
         | Tag::Upgrade
         | Tag::Http2Settings
-        | Tag::Expect => Err(EditError::Framing(name.to_owned())),
+        | Tag::Expect => false,
     }
 }
 

@@ -16,6 +16,7 @@ use super::{
     deadline::Phase,
     head::{Field, Head},
     headers::{self, Onward, Outward, Seen},
+    layered::Layered,
     mirror::Copy,
     refusal::Refusal,
     reply::Answer,
@@ -170,7 +171,7 @@ fn admit<C: Client>(
     exchange: &mut Exchange,
     parts: &mut Parts,
 ) -> Result<Admitted, Refusal> {
-    let Parts { request, upload, up, .. } = parts;
+    let Parts { request, upload, .. } = parts;
     let limits = &connection.worker.limits;
     let generation = &exchange.serving.local.generation;
     let max = generation.config.limits.max_body_bytes;
@@ -222,12 +223,6 @@ fn admit<C: Client>(
         treatment.rewrite.apply(request);
         treatment.request.apply(request);
     }
-    let encode = if body == Framing::Chunked { Encode::Chunked } else { Encode::Plain };
-    up.reset();
-    let out = up.begin(encode);
-    request.write_request_line(out);
-    request.write_fields(out);
-    out.extend_from_slice(b"\r\n");
     let is_idempotent = is_idempotent(&method);
     Ok(Admitted { pool, key, body, may_repeat: !has_body && is_idempotent, is_idempotent, expects })
 }
@@ -269,9 +264,25 @@ async fn forward<C: Client>(
 ) -> Result<Then, Refusal> {
     let serving = Rc::clone(&exchange.serving);
     let worker = Rc::clone(&connection.worker);
-    let Connection { io, held, deadline, .. } = connection;
+    let Connection { io, held, deadline, seen, .. } = connection;
     let Parts { request, response, upload, up, down, .. } = parts;
     let has_body = admitted.body != Framing::Length(0);
+    let layered = match &serving.local.layers {
+        None => None,
+        Some(stack) => {
+            deadline.enter(
+                &worker.clock,
+                Phase::Upstream,
+                serving.local.generation.config.timeouts.response_header,
+            );
+            Some(Box::pin(Layered::begin(stack, request, seen, deadline, &worker.clock)).await?)
+        }
+    };
+    up.reset();
+    let out = up.begin(if admitted.body == Framing::Chunked { Encode::Chunked } else { Encode::Plain });
+    request.write_request_line(out);
+    request.write_fields(out);
+    out.extend_from_slice(b"\r\n");
     let mirror = exchange.treatment().and_then(|treatment| treatment.mirror.as_ref());
     let mut copy = mirror
         .filter(|_| !exchange.upgrade)
@@ -310,6 +321,9 @@ async fn forward<C: Client>(
     let answered = result?;
     if response.status() == 101 {
         return switch(connection, exchange, parts, answered).await;
+    }
+    if let Some(layered) = layered {
+        Box::pin(layered.end(response, deadline, &worker.clock)).await?;
     }
     let reused = write_head(connection, exchange, parts, &answered)?;
     Ok(stream(connection, exchange, parts, answered, reused).await)

@@ -199,6 +199,19 @@ impl Head {
         memchr(b'?', target.as_bytes()).map_or("", |at| &target[at + 1..])
     }
 
+    /// Lets it be a request for that path and query.
+    pub(crate) fn set_path(&mut self, path: &str) {
+        let begin = self.bytes.len();
+        self.bytes.extend_from_slice(path.as_bytes());
+        self.path = span(begin, self.bytes.len());
+    }
+
+    /// Lets it be a response with that status, without a reason.
+    pub(crate) fn set_status(&mut self, status: u16) {
+        self.status = status;
+        self.reason = Span::default();
+    }
+
     /// Takes the first `skip` bytes off the path and puts `add` in front of what is left, which is `/` at least.
     pub(crate) fn replace_path(&mut self, skip: usize, add: &str) {
         let rest = self.path.start as usize + skip..self.path.end as usize;

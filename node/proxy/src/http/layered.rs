@@ -132,7 +132,9 @@ fn answer(made: Response<Content>) -> Refusal {
         return failed("a layer has answered with an interim status".into());
     }
     let mut fields = Vec::new();
-    for (name, value) in parts.headers.iter().filter(|(name, _)| is_editable(name) && *name != http::header::DATE) {
+    for (name, value) in
+        parts.headers.iter().filter(|(name, _)| is_editable(name) && *name != http::header::DATE)
+    {
         for part in [name.as_str().as_bytes(), b": ", value.as_bytes().trim_ascii(), b"\r\n"] {
             fields.extend_from_slice(part);
         }

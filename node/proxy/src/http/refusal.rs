@@ -24,6 +24,8 @@ pub(crate) enum Refusal {
     /// The client broke off: nobody reads the answer.
     Gone,
     Cut,
+    /// User code could not do with the request what it should.
+    Layer,
     /// Nothing is wrong: this is what the route answers.
     Answer(Arc<Answer>),
 }
@@ -42,6 +44,7 @@ impl Refusal {
             Refusal::ResponseTimeout => (504, "the endpoint did not answer in time\n"),
             Refusal::UploadTimeout => (408, "request body came too slow\n"),
             Refusal::Gone | Refusal::Cut => (502, "cut\n"),
+            Refusal::Layer => (500, "a layer failed\n"),
             Refusal::Answer(ref answer) => (answer.status, ""),
         };
         (status, text.into())
@@ -62,6 +65,7 @@ impl Refusal {
             | Refusal::ConnectTimeout
             | Refusal::Upstream(_)
             | Refusal::ResponseTimeout
+            | Refusal::Layer
             | Refusal::Answer(_) => false,
         }
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::StatusCode;
 
 use super::{
@@ -24,7 +25,7 @@ pub(crate) struct Answer {
     pub(crate) status: u16,
     /// Whole lines.
     pub(crate) fields: Vec<u8>,
-    pub(crate) body: Box<str>,
+    pub(crate) body: Bytes,
 }
 
 /// A redirect of the request that asks.
@@ -49,7 +50,11 @@ impl Reply {
         if !has_type && !body.is_empty() {
             push(&mut fields, "Content-Type", "text/plain");
         }
-        Ok(Reply::Fixed(Arc::new(Answer { status: *status, fields, body: body.as_str().into() })))
+        Ok(Reply::Fixed(Arc::new(Answer {
+            status: *status,
+            fields,
+            body: Bytes::copy_from_slice(body.as_bytes()),
+        })))
     }
 
     pub(crate) fn redirect(config: &RedirectConfig) -> Result<Reply, EditError> {
@@ -119,7 +124,7 @@ impl Redirect {
         let query = if path.contains('?') { "" } else { query };
         let mut fields = Vec::new();
         push(&mut fields, "Location", &format!("{scheme}://{name}{port}{path}{query}"));
-        Some(Answer { status: *status, fields, body: "".into() })
+        Some(Answer { status: *status, fields, body: Bytes::new() })
     }
 }
 
@@ -130,7 +135,7 @@ fn push(fields: &mut Vec<u8>, name: &str, value: &str) {
 }
 
 /// RFC 9110 §15.3.5, §15.3.6, §15.4.5.
-fn is_bodiless(status: u16) -> bool {
+pub(crate) fn is_bodiless(status: u16) -> bool {
     matches!(status, 204 | 205 | 304)
 }
 
@@ -154,7 +159,7 @@ impl Answer {
         }
         out.extend_from_slice(b"\r\n");
         let head = out.len();
-        out.extend_from_slice(body.as_bytes());
+        out.extend_from_slice(body);
         head
     }
 }

@@ -95,6 +95,8 @@ impl Terms<'_> {
             trusted_proxies,
             hosts: _,
             socket,
+            // Of each app alone: it is known by the host of the request.
+            redirect_https: _,
         } = port;
         let tls = tls.as_ref().map(|tls| TlsConfig { certificates: Vec::new(), ..tls.clone() });
         Terms { protocol: *protocol, tls, proxy_protocol: *proxy_protocol, trusted_proxies, socket }

@@ -21,6 +21,7 @@ const BULK_BYTES: usize = 6 << 20;
 fn worker() -> Worker {
     let shared = Shared {
         strategies: Strategies::default(),
+        layers: crate::Layers::default(),
         admission: Arc::new(Admission::new(0, 0)),
         stopping: 0.into(),
         heartbeats: vec![0.into()],

@@ -11,6 +11,7 @@ mod canary;
 mod edge;
 mod h2;
 mod http;
+mod layers;
 mod metrics;
 mod resilience;
 mod route;

@@ -36,7 +36,7 @@ pub(super) fn hash_on(path: &str, hash_on: &HashOn, findings: &mut Findings) {
     }
 }
 
-fn is_word(text: &str) -> bool {
+pub(super) fn is_word(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
 }
 

@@ -191,6 +191,7 @@ fn every_field_of_a_spec_arrives() {
             max_body_bytes: 19,
         },
         compression: None,
+        layers: Vec::new(),
         access: proxy::AccessConfig {
             allow: vec!["10.0.0.0/8".parse().unwrap()],
             deny: vec!["10.1.0.0/16".parse().unwrap()],
