@@ -48,6 +48,10 @@ pub(crate) struct Args {
     /// Connections at once from one client address; 0 = no limit
     #[arg(long, value_name = "N", default_value_t = ProxyConfig::default().max_connections_per_source)]
     max_connections_per_source: usize,
+    /// Memory in bytes from 95 % of which on new connections are turned away; 0 = no limit [default: what the machine
+    /// and the control groups allow]
+    #[arg(long, value_name = "BYTES")]
+    memory_budget: Option<u64>,
     /// Where this proxy stands, for apps with `balance.zone_aware`
     #[arg(long, value_name = "NAME")]
     zone: Option<String>,
@@ -163,6 +167,7 @@ impl Args {
             workers: if self.workers == 0 { defaults.workers } else { self.workers },
             max_connections: self.max_connections,
             max_connections_per_source: self.max_connections_per_source,
+            memory_budget: self.memory_budget,
             zone: self.zone.clone(),
             ..defaults
         }

@@ -111,6 +111,9 @@ pub struct PortsSection {
 pub struct LimitsSection {
     pub max_connections: Option<usize>,
     pub max_connections_per_source: Option<usize>,
+    /// Bytes; from 95 % of it on, new connections are turned away until it is less than 90 %. Left out: what the
+    /// machine and the control groups of the process allow; 0 = no limit.
+    pub memory_budget_bytes: Option<u64>,
     /// Traffic threads; 0 = one per core.
     pub workers: Option<usize>,
     /// Free bytes on the data disk below which writes are refused.
@@ -177,6 +180,7 @@ pub struct Config {
     pub reserved_ports: Vec<u16>,
     pub max_connections: usize,
     pub max_connections_per_source: usize,
+    pub memory_budget: Option<u64>,
     pub workers: usize,
     pub free_space_min_bytes: u64,
     pub probe_commands: Option<PathBuf>,
@@ -285,6 +289,7 @@ impl ConfigFile {
             reserved_ports: self.ports.reserved.unwrap_or_else(|| vec![22]),
             max_connections: self.limits.max_connections.unwrap_or(50_000),
             max_connections_per_source: self.limits.max_connections_per_source.unwrap_or(1_024),
+            memory_budget: self.limits.memory_budget_bytes,
             workers,
             free_space_min_bytes: self.limits.free_space_min_bytes.unwrap_or(64 << 20),
             probe_commands: self.probes.commands,

@@ -51,6 +51,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         close_horizon: None,
         max_connections: config.max_connections,
         max_connections_per_source: config.max_connections_per_source,
+        memory_budget: config.memory_budget,
         zone: Some(config.zone.clone()),
     })
     .context("start the traffic workers")?;

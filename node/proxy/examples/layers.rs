@@ -10,7 +10,7 @@ use std::{env, time::Duration};
 use anyhow::Context;
 use bytes::Bytes;
 use flotilla_proxy::{
-    AppConfig, Layers, Proxy, ProxyConfig, Strategies,
+    AppConfig, Extensions, Layers, Proxy, ProxyConfig,
     layers::{Content, Next},
 };
 use http::{HeaderValue, Request, Response, StatusCode, header::AUTHORIZATION};
@@ -51,7 +51,8 @@ async fn main() -> anyhow::Result<()> {
     let names = ["password", "tag"].map(str::to_owned).to_vec();
     let app = AppConfig { layers: names, ..AppConfig::http("layers", listen, args) };
 
-    let proxy = Proxy::start_with(ProxyConfig::default(), Strategies::default(), layers())?;
+    let proxy =
+        Proxy::start_with(ProxyConfig::default(), Extensions { layers: layers(), ..Extensions::default() })?;
     proxy.shift(app).await?;
     tokio::signal::ctrl_c().await?;
     proxy.shutdown(Duration::from_secs(10)).await;

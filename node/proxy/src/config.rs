@@ -33,6 +33,9 @@ pub struct ProxyConfig {
     pub max_connections: usize,
     /// Connections one client address may hold at once over all ports.
     pub max_connections_per_source: usize,
+    /// Bytes of memory that connections may fill: from 95 % of it on, new ones are turned away until it is less than
+    /// 90 %. `None`: what the machine and the control groups of this process allow; 0 = no limit.
+    pub memory_budget: Option<u64>,
     /// Where this proxy stands, for pools that prefer targets close by.
     pub zone: Option<String>,
 }
@@ -154,11 +157,82 @@ pub enum TlsVersion {
     V13,
 }
 
-/// Client addresses that may connect. Deny wins; an empty allow list lets everybody in.
+/// Who may come: client addresses, of which deny wins and an empty allow list lets everybody in, and what requests
+/// must show.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AccessConfig {
     pub allow: Vec<IpNet>,
     pub deny: Vec<IpNet>,
+    /// All that follow are about HTTP requests, and all that are there must agree.
+    pub basic: Option<BasicConfig>,
+    pub jwt: Option<JwtConfig>,
+    pub forward: Option<ForwardAuthConfig>,
+    pub grpc: Option<GrpcAuthConfig>,
+    /// One of [`crate::Signers`], which puts fields on requests before they go on.
+    pub signer: Option<String>,
+}
+
+/// Names and passwords (RFC 7617).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BasicConfig {
+    /// What the client shows when it asks for them.
+    pub realm: String,
+    /// bcrypt hashes by name.
+    pub users: BTreeMap<String, String>,
+    /// More of them, a line `name:hash` each, as `htpasswd -B` writes it. Read when the generation is prepared.
+    pub file: Option<PathBuf>,
+    /// Who is not looked at within this is answered with 503.
+    pub timeout: Duration,
+}
+
+/// Signed tokens (RFC 7519).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JwtConfig {
+    /// The set of keys (RFC 7517 §5): an address in http or https, or a file.
+    pub jwks: String,
+    /// PEM. Whose certificates are believed in https.
+    pub ca: Option<PathBuf>,
+    pub issuer: Option<String>,
+    /// One of them must be in the token; empty: any.
+    pub audience: Vec<String>,
+    pub algorithms: Vec<JwtAlgorithm>,
+    /// The field, in lower case, that has the token: behind `Bearer`, or all of it.
+    pub header: String,
+    /// Between the clocks of those who make tokens and ours.
+    pub leeway: Duration,
+    /// How often the keys are fetched, where their server does not say.
+    pub refresh: Duration,
+    /// Between two fetches at least, however many tokens name keys that are not known.
+    pub refresh_floor: Duration,
+    /// How long a request waits for keys.
+    pub timeout: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JwtAlgorithm {
+    Rs256,
+    Es256,
+    EdDsa,
+    Hs256,
+}
+
+/// A service over HTTP that is asked about each request. 2xx lets it go on; everything else is its answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForwardAuthConfig {
+    /// A key of [`AppConfig::pools`].
+    pub pool: String,
+    pub path: String,
+    /// Fields of its answer that go on with the request, in place of those of the client.
+    pub copy: Vec<String>,
+    pub timeout: Duration,
+}
+
+/// The same over gRPC: Envoy's `ext_authz`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GrpcAuthConfig {
+    /// A key of [`AppConfig::pools`], spoken with in HTTP/2.
+    pub pool: String,
+    pub timeout: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -268,12 +342,25 @@ pub struct RetryConfig {
     /// Percent of the requests of the last ten seconds that may be retries; a few are free.
     pub budget_percent: u32,
     pub methods: RetryMethods,
+    /// `None` = off.
+    pub hedge: Option<HedgeConfig>,
+}
+
+/// When a request that waits is asked somewhere else as well. Only idempotent ones without a body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HedgeConfig {
+    /// Without the head of a response; and again after each further so much.
+    pub after: Duration,
+    /// Beside the first.
+    pub max: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RetryOn {
     /// Nobody could be reached.
     Connect,
+    /// An endpoint in HTTP/2 says that it has not begun with the request.
+    RefusedStream,
     /// The endpoint broke off before there was a response.
     Reset,
     /// No response in time.
@@ -378,6 +465,8 @@ pub struct Timeouts {
     pub response_header: Duration,
     /// With a client, from accept until both sides have agreed. With endpoints it is a part of `connect`.
     pub tls_handshake: Duration,
+    /// A request body that stands still, if `idle` is not shorter.
+    pub request_body: Duration,
     /// A whole request, from its head to the last byte of its response.
     pub request: Duration,
     /// A keep-alive connection between two requests, and a body that stands still.
@@ -396,8 +485,48 @@ pub struct Limits {
     pub max_connections_per_source: usize,
     /// Bytes of request line and fields together.
     pub max_header_bytes: usize,
+    /// Of a request line, 16 KiB at most.
+    pub max_request_line_bytes: u16,
+    /// Of a request, 100 at most.
+    pub max_header_fields: u8,
+    /// HTTP/1.1 requests on one connection, which ends with the last of them; 0 = no limit.
+    pub max_requests_per_connection: u32,
     /// Request body; 0 = no limit.
     pub max_body_bytes: u64,
+    /// HTTP requests of this app on this node, over all workers; 0 = no limit. Further ones wait.
+    pub max_in_flight: usize,
+    /// Requests and sessions in flight at one address of a target, over all workers of this node. Those that have
+    /// so many are passed over while others of the pool have fewer; 0 = nobody is.
+    pub target_soft: usize,
+    /// The same, and never more; 0 = no limit. Who finds nobody below it waits.
+    pub target_hard: usize,
+    /// How many of this app may wait on this node; 0 = no limit.
+    pub max_pending: usize,
+    /// How long each may wait; zero = not at all.
+    pub pending_timeout: Duration,
+    pub rate: Option<RateConfig>,
+}
+
+/// How often each client may ask, per node. What is beyond it is answered with 429.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RateConfig {
+    pub key: RateKey,
+    pub per_second: u32,
+    /// So many may come at once after a pause.
+    pub burst: u32,
+    /// Keys that are known at the same time. One more takes the place of the one that has waited longest.
+    pub max_keys: usize,
+}
+
+/// Who is one client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RateKey {
+    /// An address, or a network of 64 bits in IPv6.
+    ClientIp,
+    /// The value of a field; the name in lower case. Without it the address counts.
+    Header(String),
+    /// All clients of a route together.
+    Route,
 }
 
 /// The defaults of a node that carries real traffic.
@@ -408,6 +537,7 @@ impl Default for ProxyConfig {
             close_horizon: None,
             max_connections: 50_000,
             max_connections_per_source: 1_024,
+            memory_budget: None,
             zone: None,
         }
     }
@@ -544,11 +674,12 @@ impl Default for RetryConfig {
     fn default() -> Self {
         Self {
             attempts: 1,
-            on: vec![RetryOn::Connect],
+            on: vec![RetryOn::Connect, RetryOn::RefusedStream],
             per_try_timeout: Duration::ZERO,
             backoff: (Duration::from_millis(25), Duration::from_millis(250)),
             budget_percent: 20,
             methods: RetryMethods::Idempotent,
+            hedge: None,
         }
     }
 }
@@ -619,6 +750,7 @@ impl Default for Timeouts {
             connect: Duration::from_secs(2),
             tls_handshake: Duration::from_secs(5),
             request_header: Duration::from_secs(10),
+            request_body: Duration::from_secs(30),
             response_header: Duration::from_secs(30),
             request: Duration::ZERO,
             idle: Duration::from_secs(60),
@@ -628,13 +760,56 @@ impl Default for Timeouts {
     }
 }
 
+impl Default for BasicConfig {
+    fn default() -> Self {
+        Self {
+            realm: "restricted".to_owned(),
+            users: BTreeMap::new(),
+            file: None,
+            timeout: Duration::from_secs(2),
+        }
+    }
+}
+
+impl Default for JwtConfig {
+    fn default() -> Self {
+        Self {
+            jwks: String::new(),
+            ca: None,
+            issuer: None,
+            audience: Vec::new(),
+            algorithms: vec![JwtAlgorithm::Rs256, JwtAlgorithm::Es256, JwtAlgorithm::EdDsa],
+            header: "authorization".to_owned(),
+            leeway: Duration::from_secs(30),
+            refresh: Duration::from_secs(300),
+            refresh_floor: Duration::from_secs(10),
+            timeout: Duration::from_secs(2),
+        }
+    }
+}
+
+impl Default for RateConfig {
+    fn default() -> Self {
+        Self { key: RateKey::ClientIp, per_second: 100, burst: 100, max_keys: 65_536 }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
             max_connections: 0,
             max_connections_per_source: 0,
             max_header_bytes: 64 * 1024,
+            max_request_line_bytes: 16 * 1024,
+            max_header_fields: 100,
+            max_requests_per_connection: 10_000,
             max_body_bytes: 0,
+            max_in_flight: 0,
+            target_soft: 0,
+            target_hard: 0,
+            max_pending: 1000,
+            pending_timeout: Duration::from_secs(2),
+            rate: None,
         }
     }
 }

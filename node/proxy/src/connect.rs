@@ -1,6 +1,12 @@
 //! Reaching an endpoint: attempts against one endpoint after the other until a shared deadline.
 
-use std::{io, rc::Rc};
+use std::{
+    io,
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{io::Interest, net::TcpStream, time::Instant};
@@ -8,8 +14,10 @@ use tokio_rustls::TlsConnector;
 
 use crate::{
     clock::{Clock, Expired, Timer},
-    generation::{LocalPool, View},
+    generation::{LocalPool, LocalServing, Unchosen, View},
+    metrics::AppCells,
     pool::{InFlight, LocalEndpoint},
+    room::{self, Place},
     stream::Stream,
     upstream::Endpoint,
     worker::Worker,
@@ -44,6 +52,45 @@ enum Options {
     /// By the caller, see [`crate::tcp`]: most sessions end before they need them.
     Later,
 }
+
+/// Who waits for room, counted.
+pub(crate) struct Waiting(
+    Rc<AppCells>,
+    #[expect(dead_code, reason = "it is given back when this is dropped")] Place,
+);
+
+/// Why there was none.
+pub(crate) enum NoRoom<E> {
+    /// So many wait already that one more may not.
+    TooMany,
+    /// There is nobody left to wait for.
+    Nobody,
+    GaveUp(E),
+}
+
+impl Waiting {
+    /// `None`: too many wait already.
+    pub(crate) fn begin(worker: &Worker, serving: &LocalServing) -> Option<Waiting> {
+        let generation = &serving.local.generation;
+        let limits = &generation.config.limits;
+        let place = generation.room.as_ref().filter(|_| !limits.pending_timeout.is_zero());
+        let Some(place) = place.and_then(|room| room.wait(limits.max_pending)) else {
+            worker.limits.pending.one();
+            return None;
+        };
+        serving.local.cells.pending.up();
+        Some(Waiting(Rc::clone(&serving.local.cells), place))
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.pending.down();
+    }
+}
+
+/// An endpoint by its index, and the place there.
+type Picked = (u32, Option<Place>);
 
 /// A chosen endpoint.
 pub(crate) struct Chosen {
@@ -89,26 +136,66 @@ impl<'a> Attempts<'a> {
         Attempts { options: Options::Later, ..Attempts::new(worker, pool, key, deadline) }
     }
 
-    pub(crate) fn choose(&self, worker: &Worker) -> Option<Chosen> {
-        let mut index = self.pool.pick(worker, &self.view, self.key, &self.tried)?;
-        if self.view.set.has_trials {
-            index = self.choose_on_trial(worker, index)?;
-        }
-        let in_flight = InFlight::new(&self.view.endpoints[index as usize]);
-        Some(Chosen { in_flight, index, at: self.pool.is_timed.then(Instant::now) })
+    /// Chooses none of these, which others ask.
+    pub(crate) fn avoid(&mut self, addresses: &[SocketAddr]) {
+        let endpoints = (0_u32..).zip(&self.view.set.endpoints);
+        let met = endpoints.filter(|(_, one)| addresses.contains(&one.address));
+        self.tried.extend(met.map(|(index, _)| index));
     }
 
-    /// `index`, if it is not half open or this one may try it; else somebody for whom that is so.
-    fn choose_on_trial(&self, worker: &Worker, mut index: u32) -> Option<u32> {
+    /// Nobody where others wait already: they come first.
+    pub(crate) fn choose(&self, worker: &Worker) -> Result<Chosen, Unchosen> {
+        match self.pool.line() {
+            Some(line) if !line.is_empty() => Err(Unchosen::Full),
+            Some(_) | None => self.choose_ahead(worker),
+        }
+    }
+
+    /// The same, whoever waits.
+    fn choose_ahead(&self, worker: &Worker) -> Result<Chosen, Unchosen> {
+        let mut picked = self.pool.pick(worker, &self.view, self.key, &self.tried)?;
+        if self.view.set.has_trials {
+            picked = self.choose_on_trial(worker, picked)?;
+        }
+        let (index, place) = picked;
+        let in_flight = InFlight::new(&self.view.endpoints[index as usize], place);
+        Ok(Chosen { in_flight, index, at: self.pool.is_timed.then(Instant::now) })
+    }
+
+    /// What was picked, if it is not half open or this one may try it; else somebody for whom that is so.
+    fn choose_on_trial(&self, worker: &Worker, mut picked: Picked) -> Result<Picked, Unchosen> {
         let mut avoided = self.tried.clone();
         loop {
-            let Endpoint { record, is_on_trial, .. } = &self.view.set.endpoints[index as usize];
+            let Endpoint { record, is_on_trial, .. } = &self.view.set.endpoints[picked.0 as usize];
             if !is_on_trial || record.as_ref().is_none_or(|record| record.take_trial()) {
-                return Some(index);
+                return Ok(picked);
             }
-            avoided.push(index);
-            index = self.pool.pick(worker, &self.view, self.key, &avoided)?;
+            avoided.push(picked.0);
+            picked = self.pool.pick(worker, &self.view, self.key, &avoided)?;
         }
+    }
+
+    /// Waits until an endpoint has room, behind those who wait already. `give_up` is asked meanwhile.
+    pub(crate) async fn wait<E>(
+        &mut self,
+        worker: &Worker,
+        serving: &LocalServing,
+        give_up: impl FnMut(&mut Context<'_>) -> Poll<E>,
+    ) -> Result<Chosen, NoRoom<E>> {
+        let Some(line) = self.pool.line().map(Arc::clone) else { return Err(NoRoom::Nobody) };
+        worker.limits.target_hard.one();
+        let waiting = Waiting::begin(worker, serving).ok_or(NoRoom::TooMany)?;
+        let attempt = || {
+            // Addresses may have come meanwhile.
+            self.view = self.pool.view(worker);
+            match self.choose_ahead(worker) {
+                Err(Unchosen::Full) => None,
+                decided => Some(decided),
+            }
+        };
+        let waited = room::wait(&line, attempt, give_up).await;
+        drop(waiting);
+        waited.map_err(NoRoom::GaveUp)?.map_err(|_nobody| NoRoom::Nobody)
     }
 
     /// Another endpoint than before, or any if all were tried, and time until then to reach it.
@@ -118,7 +205,12 @@ impl<'a> Attempts<'a> {
             return Some(next);
         }
         self.tried.clear();
-        self.choose(worker)
+        self.choose_ahead(worker).ok()
+    }
+
+    /// Time to reach an endpoint that was chosen after a wait.
+    pub(crate) fn until(&mut self, deadline: u64) {
+        self.deadline = deadline;
     }
 
     /// Says what became of a choice, once.
@@ -162,7 +254,8 @@ impl<'a> Attempts<'a> {
     /// Another endpoint than all before.
     fn instead_of(&mut self, worker: &Worker, failed: &Chosen) -> Option<Chosen> {
         self.tried.push(failed.index);
-        self.choose(worker)
+        // It has waited for its turn already.
+        self.choose_ahead(worker).ok()
     }
 
     /// An endpoint that does not answer at all must leave time for the others: half of what is left

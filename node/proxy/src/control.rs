@@ -16,11 +16,14 @@ use tokio::time::Instant;
 
 use crate::{
     admission::{Gate, Sources},
-    config::AppConfig,
+    config::{AppConfig, Limits},
     edge::{Edge, Visitors},
     generation::{Generation, Serving, Split},
+    http::guard::{Around, Guards},
     metrics,
     port::{Claim, Claims, Slot},
+    rate::Rates,
+    room::Room,
     socket::PortSockets,
     tally::Tally,
     tls::{Tls, upstream::Transport},
@@ -36,7 +39,7 @@ mod tests;
 
 pub use audit::{Drift, DriftKind};
 pub use compile::Compiled;
-pub(crate) use compile::{Compiler, Running, check};
+pub(crate) use compile::{Compiler, OfApp, Running, check};
 pub use door::DoorError;
 pub(crate) use door::{DOOR_WORKER, Opened};
 pub use status::{GenerationStatus, Phase, PortState, PortStatus, PrepareError, UnknownGeneration};
@@ -71,6 +74,9 @@ pub(crate) struct State {
 struct App {
     gate: Arc<Gate>,
     sources: Option<Arc<Sources>>,
+    room: Option<Arc<Room>>,
+    rates: Option<Arc<Rates>>,
+    guards: Option<Arc<Guards>>,
     /// Boxed: a map of one has room for eleven.
     generations: BTreeMap<u64, Box<Entry>>,
     /// Two of them serve, and share the clients.
@@ -132,6 +138,15 @@ impl App {
             all.takes_all_alone &= claims.takes_all_alone;
         }
         all
+    }
+
+    /// Those of the latest generation go on where the bounds are the same.
+    fn rates(&mut self, limits: &Limits) -> Option<Arc<Rates>> {
+        let config = limits.rate.as_ref()?;
+        let known = self.rates.take().filter(|known| known.config == *config);
+        let rates = known.unwrap_or_else(|| Arc::new(Rates::new(config)));
+        self.rates = Some(Arc::clone(&rates));
+        Some(rates)
     }
 
     /// Who shall have a port: the generation that serves it, or the two that share it.
@@ -206,11 +221,28 @@ impl State {
             self.tls.push(Arc::downgrade(tls));
         }
         let visitors = Visitors::compile(config, &mut app.sources);
+        let around = Around {
+            app: &config.app,
+            signers: compiler.signers,
+            tasks: compiler.tasks,
+            runtime: compiler.runtime,
+        };
+        let guards = Guards::compile(&config.access, app.guards.as_ref(), &around);
+        let guards = guards.map_err(PrepareError::Invalid)?;
+        app.guards.clone_from(&guards);
+        let limits = &config.limits;
+        let of_app = OfApp {
+            gate: Arc::clone(&app.gate),
+            room: Room::is_bounded(limits).then(|| Arc::clone(app.room.get_or_insert_default())),
+            rates: app.rates(limits),
+            guards,
+            visitors,
+            edges,
+        };
         let running: Vec<_> = app.generations.values().flat_map(|entry| entry.running.clone()).collect();
         self.last_id += 1;
-        let (generation, running) =
-            compile::compile(self.last_id, compiled, &app.gate, &running, edges, visitors, compiler)
-                .map_err(PrepareError::Invalid)?;
+        let (generation, running) = compile::compile(self.last_id, compiled, &running, of_app, compiler)
+            .map_err(PrepareError::Invalid)?;
         for pool in &generation.pools {
             let of_checks = pool.upstream.transport();
             self.transports.extend(pool.transport.iter().chain(of_checks).map(Arc::downgrade));

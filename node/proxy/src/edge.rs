@@ -130,6 +130,8 @@ impl Client {
 /// Why a connection does not come in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refused {
+    /// Memory runs short.
+    Overload,
     Node,
     Source,
     App,
@@ -145,7 +147,10 @@ pub(crate) fn admit(
     stream: &TcpStream,
     peer: SocketAddr,
 ) -> Option<Admitted> {
-    let place = worker.shared.admission.admit(peer.ip()).map_err(Refused::from);
+    let place = match worker.shared.overload.is_on() {
+        true => Err(Refused::Overload),
+        false => worker.shared.admission.admit(peer.ip()).map_err(Refused::from),
+    };
     match place.and_then(|place| enter(tenant, serving, place, peer)) {
         Ok(admitted) => Some(admitted),
         Err(refused) => {
@@ -181,6 +186,10 @@ pub(crate) fn enter(
 pub(crate) fn refuse(worker: &Worker, serving: &LocalServing, refused: Refused) {
     let cells = &serving.local.cells;
     match refused {
+        Refused::Overload => {
+            worker.limits.memory.one();
+            cells.rejected_overload.one();
+        }
         Refused::Node | Refused::App => {
             worker.limits.connections.one();
             cells.rejected_limit.one();
@@ -198,8 +207,8 @@ fn turn_away(worker: &Worker, serving: &LocalServing, stream: &TcpStream, refuse
     refuse(worker, serving, refused);
     let is_plain = serving.serving.edge.as_ref().is_none_or(|edge| edge.tls.is_none());
     match (serving.serving.protocol, refused) {
-        (Protocol::Http, Refused::App) if is_plain => http::refuse(stream),
-        (Protocol::Http, Refused::Node | Refused::Source | Refused::App) => {}
+        (Protocol::Http, Refused::App | Refused::Overload) if is_plain => http::refuse(stream),
+        (Protocol::Http, Refused::Overload | Refused::Node | Refused::Source | Refused::App) => {}
         // A client must not take this for a service that had nothing to say.
         (Protocol::Tcp, _) | (Protocol::Http, Refused::Access | Refused::ProxyHeader) => {
             reset_on_close(stream)
@@ -211,7 +220,7 @@ impl Refused {
     /// Whether coming again will not help.
     pub(crate) fn is_for_good(self) -> bool {
         match self {
-            Refused::Node | Refused::Source | Refused::App => false,
+            Refused::Overload | Refused::Node | Refused::Source | Refused::App => false,
             Refused::Access | Refused::ProxyHeader => true,
         }
     }
@@ -401,6 +410,9 @@ async fn identify(
     stream: &TcpStream,
     client: &mut Client,
 ) -> Result<Place, Refused> {
+    if worker.shared.overload.is_on() {
+        return Err(Refused::Overload);
+    }
     let admission = &worker.shared.admission;
     let proxy = serving.serving.edge.as_ref().and_then(|edge| edge.proxy.as_ref());
     let Some(proxy) = proxy else { return Ok(admission.admit(client.peer.ip())?) };

@@ -19,12 +19,18 @@ use crate::{
     config::{AppConfig, HashOn, PoolConfig, Protocol},
     control::Compiled,
     edge::{Edge, Visitors},
-    http::{reply::Redirect, route::Router},
+    http::{
+        guard::{GuardPools, Guards},
+        reply::Redirect,
+        route::Router,
+    },
     layers::Next,
-    metrics::{AppCells, PortCells, TlsCells},
+    metrics::{AppCells, GuardCells, PortCells, TlsCells},
     pool::{Endpoints, LocalEndpoint},
     port::{Claims, Slot},
+    rate::Rates,
     retry,
+    room::{Count, Line, Place, PoolRoom, Room, spill},
     tally::{LocalTally, Tallies},
     tls::upstream::Transport,
     upstream::{
@@ -53,6 +59,13 @@ pub(crate) struct Generation {
     pub(crate) gate: Arc<Gate>,
     /// `None`: everybody may connect.
     pub(crate) visitors: Option<Arc<Visitors>>,
+    /// What is in flight, where that is bounded.
+    pub(crate) room: Option<Arc<Room>>,
+    /// Who may ask, where that takes more than an address.
+    pub(crate) guards: Option<Arc<Guards>>,
+    pub(crate) guard_pools: GuardPools,
+    /// How often each client may ask, where that is bounded.
+    pub(crate) rates: Option<Arc<Rates>>,
     /// In the order of `config.ports`.
     pub(crate) edges: Vec<Option<Arc<Edge>>>,
     /// The same.
@@ -140,6 +153,7 @@ pub(crate) struct LocalGeneration {
     pub(crate) generation: Arc<Generation>,
     pub(crate) pools: Vec<LocalPool>,
     pub(crate) cells: Rc<AppCells>,
+    pub(crate) guard_cells: Option<Rc<GuardCells>>,
     pub(crate) pins: Rc<LocalPins>,
     pub(crate) retries: retry::Budget,
     pub(crate) tally: Rc<LocalTally>,
@@ -154,6 +168,10 @@ impl LocalGeneration {
             generation: Arc::clone(generation),
             pools,
             cells: worker.app_cells(&generation.config.app),
+            guard_cells: generation
+                .guards
+                .as_ref()
+                .map(|_| worker.registry.add(GuardCells::new(&generation.config.app))),
             pins: Rc::new(LocalPins::new(generation, worker.index)),
             retries: retry::Budget::default(),
             tally: Rc::new(LocalTally::new(&generation.tallies, worker.index)),
@@ -175,20 +193,46 @@ pub(crate) struct LocalPool {
     /// Whether answers are timed.
     pub(crate) is_timed: bool,
     wants_key: bool,
+    bounds: Option<Bounds>,
     view: RefCell<Rc<View>>,
+}
+
+/// How much may be in flight at each address of a pool; 0 = no limit.
+struct Bounds {
+    room: Arc<PoolRoom>,
+    /// Others are preferred from here on.
+    soft: usize,
+    hard: usize,
+}
+
+/// Why nobody was chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unchosen {
+    Nobody,
+    /// Everybody has as much in flight as they may.
+    Full,
 }
 
 /// A published set and, index by index, what this worker knows of each endpoint.
 pub(crate) struct View {
     pub(crate) set: Arc<EndpointSet>,
     pub(crate) endpoints: Vec<Rc<LocalEndpoint>>,
+    /// What all workers have in flight there; empty where that is not bounded.
+    counts: Vec<Arc<Count>>,
 }
 
 impl LocalPool {
     fn new(worker: &Worker, generation: &Generation, pool: &Pool) -> LocalPool {
         let balance = worker.shared.strategies.get(&pool.config.balance.strategy);
         let balance = balance.expect("the strategy was looked up when the generation was compiled");
+        let limits = &generation.config.limits;
+        let bounds = generation.room.as_ref().filter(|_| limits.target_soft > 0 || limits.target_hard > 0);
         LocalPool {
+            bounds: bounds.map(|room| Bounds {
+                room: room.pool(&pool.name),
+                soft: limits.target_soft,
+                hard: limits.target_hard,
+            }),
             upstream: Arc::clone(&pool.upstream),
             app: Arc::clone(&generation.config.app),
             config: Arc::clone(&pool.config),
@@ -196,7 +240,11 @@ impl LocalPool {
             wants_key: balance.wants_key(),
             balance,
             transport: pool.transport.clone(),
-            view: RefCell::new(Rc::new(View { set: Arc::default(), endpoints: Vec::new() })),
+            view: RefCell::new(Rc::new(View {
+                set: Arc::default(),
+                endpoints: Vec::new(),
+                counts: Vec::new(),
+            })),
         }
     }
 
@@ -208,7 +256,11 @@ impl LocalPool {
             let local =
                 |endpoint| worker.endpoint(&self.app, endpoint, &self.config, self.transport.as_ref());
             let endpoints = set.endpoints.iter().map(local).collect();
-            *view = Rc::new(View { set: Arc::clone(&set), endpoints });
+            let counts = match &self.bounds {
+                None => Vec::new(),
+                Some(bounds) => set.endpoints.iter().map(|one| bounds.room.count(one.address)).collect(),
+            };
+            *view = Rc::new(View { set: Arc::clone(&set), endpoints, counts });
         }
         Rc::clone(&view)
     }
@@ -218,9 +270,53 @@ impl LocalPool {
         self.wants_key.then_some(&self.config.balance.hash_on)
     }
 
-    /// Chooses an endpoint that was not tried yet.
-    pub(crate) fn pick(&self, worker: &Worker, view: &View, key: Option<u64>, tried: &[u32]) -> Option<u32> {
-        let (now, random) = (worker.clock.now(), worker.random());
+    /// Those who wait for one of its addresses.
+    pub(crate) fn line(&self) -> Option<&Arc<Line>> {
+        self.bounds.as_ref().map(|bounds| &bounds.room.line)
+    }
+
+    /// Chooses an endpoint that was not tried yet, and takes a place there where these are counted.
+    pub(crate) fn pick(
+        &self,
+        worker: &Worker,
+        view: &View,
+        key: Option<u64>,
+        tried: &[u32],
+    ) -> Result<(u32, Option<Place>), Unchosen> {
+        let random = worker.random();
+        let chosen = self.strategy_pick(worker, view, key, tried, random).ok_or(Unchosen::Nobody)?;
+        let Some(&Bounds { soft, hard, .. }) = self.bounds.as_ref() else { return Ok((chosen, None)) };
+        let take = |endpoint: u32, max| {
+            let place = view.counts[endpoint as usize].take(max)?;
+            Some((endpoint, Some(place)))
+        };
+        let now = |endpoint: u32| view.counts[endpoint as usize].now();
+        let least = if soft == 0 || hard != 0 && soft > hard { hard } else { soft };
+        for max in [least, hard] {
+            if let Some(taken) = take(chosen, max) {
+                return Ok(taken);
+            }
+            let start = key.unwrap_or(random);
+            while let Some(other) = spill(&view.set.available, now, max, tried, start) {
+                // Another worker may have been faster.
+                if let Some(taken) = take(other, max) {
+                    return Ok(taken);
+                }
+            }
+        }
+        let reserve = view.set.reserve.iter().filter(|endpoint| !tried.contains(endpoint));
+        reserve.copied().find_map(|endpoint| take(endpoint, hard)).ok_or(Unchosen::Full)
+    }
+
+    fn strategy_pick(
+        &self,
+        worker: &Worker,
+        view: &View,
+        key: Option<u64>,
+        tried: &[u32],
+        random: u64,
+    ) -> Option<u32> {
+        let now = worker.clock.now();
         let pending = |endpoint: usize| view.endpoints[endpoint].pending();
         let latency = |endpoint: usize| view.endpoints[endpoint].latency(now);
         let set = &*view.set;

@@ -25,13 +25,16 @@ mod listener;
 pub mod metrics;
 #[doc(hidden)]
 pub mod micro;
+mod overload;
 mod pipe;
 mod pool;
 mod port;
 mod proxy;
 mod proxy_protocol;
+mod rate;
 mod relay;
 mod retry;
+mod room;
 mod session;
 mod shift;
 mod socket;
@@ -50,8 +53,9 @@ pub use control::{
     UnknownGeneration,
 };
 pub use grpc_health::grpc_health;
+pub use http::guard::{Sign, Signers, Unsigned};
 pub use layers::Layers;
-pub use proxy::{AppLoad, Door, Proxy};
+pub use proxy::{AppLoad, Door, Extensions, Proxy};
 pub use shift::ShiftError;
 pub use tally::Tally;
 pub use upstream::{EndpointStatus, Resolution, TargetStatus, balance::Strategies};

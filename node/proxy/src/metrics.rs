@@ -38,11 +38,19 @@ pub fn describe() {
     c!("flotilla_http_request_bytes_total", "Bytes of request bodies forwarded.");
     c!("flotilla_http_response_bytes_total", "Bytes of response bodies forwarded.");
     g!("flotilla_http_requests_in_flight", "Requests whose response has not ended.");
+    g!("flotilla_requests_pending", "Requests and sessions that wait for room.");
+    c!(
+        "flotilla_access_refused_total",
+        "Requests that a guard turned away: denied, or not looked at in time."
+    );
+    c!("flotilla_access_keys_failed_total", "Times that the keys of tokens could not be fetched.");
+    c!("flotilla_rate_limited_total", "Requests refused because their client asks too often.");
     c!("flotilla_http_retries_total", "Requests tried again, by what became of the retry.");
     c!("flotilla_http_rule_failures_total", "Rules of routes that could not be evaluated for a request.");
     c!("flotilla_http_mirrored_total", "Requests copied to another pool, or not, by what became of that.");
     c!("flotilla_http_compressed_total", "Responses compressed on their way.");
     c!("flotilla_http_compressed_bytes_total", "Bytes of their bodies before that.");
+    c!("flotilla_http_hedges_total", "Requests asked at a further endpoint because the answer took long.");
     c!("flotilla_connections_opened_total", "Connections accepted.");
     c!("flotilla_connections_closed_total", "Connections that ended, by reason.");
     g!("flotilla_connections_active", "Connections open now.");
@@ -70,6 +78,9 @@ pub fn describe() {
     c!("flotilla_target_ejections_total", "Endpoints taken out because of failures in a row.");
     g!("flotilla_circuit_state", "0 = closed, 1 = half open, 2 = open.");
     c!("flotilla_limit_hits_total", "How often a limit was reached, by limit.");
+    g!("flotilla_memory_used_bytes", Unit::Bytes, "Anonymous memory of the process.");
+    g!("flotilla_memory_budget_bytes", Unit::Bytes, "Of which connections may fill 95 percent.");
+    g!("flotilla_overloaded", "1 while new connections are turned away for want of memory.");
     g!("flotilla_listeners", "Listening ports, by state.");
     g!("flotilla_listener_generation", "The generation that serves.");
     h!("flotilla_listener_drain_duration_seconds", Unit::Seconds, "From unwanted to closed, per port.");
@@ -243,9 +254,9 @@ cells! {
     /// What one worker counts for one app.
     AppCells {
         request_duration: Timing, first_byte: Timing, request_bytes: Count, response_bytes: Count,
-        in_flight: Level, retries_ok: Count, retries_failed: Count, retries_over_budget: Count,
+        in_flight: Level, pending: Level, rate_limited: Count, retries_ok: Count, retries_failed: Count, retries_over_budget: Count, hedged: Count,
         closed_done: Count, closed_reset: Count, closed_idle: Count, closed_cut: Count, closed_no_target: Count,
-        rejected_limit: Count, rejected_no_target: Count, rejected_access: Count, rejected_proxy_header: Count, connection_duration: Timing,
+        rejected_limit: Count, rejected_overload: Count, rejected_no_target: Count, rejected_access: Count, rejected_proxy_header: Count, connection_duration: Timing,
         received_client: Count, received_upstream: Count, sent_client: Count, sent_upstream: Count,
         connect_duration: Timing, connects_ok: Count, connects_failed: Count, connects_timeout: Count,
         begun: Count, upstream_active: Level, pool_hit: Count, pool_new: Count, rules_failed: Count,
@@ -295,15 +306,19 @@ impl AppCells {
             request_bytes: plain("flotilla_http_request_bytes_total"),
             response_bytes: plain("flotilla_http_response_bytes_total"),
             in_flight: level("flotilla_http_requests_in_flight"),
+            pending: level("flotilla_requests_pending"),
+            rate_limited: plain("flotilla_rate_limited_total"),
             retries_ok: retries("ok"),
             retries_failed: retries("failed"),
             retries_over_budget: retries("over_budget"),
+            hedged: plain("flotilla_http_hedges_total"),
             closed_done: closed("done"),
             closed_reset: closed("reset"),
             closed_idle: closed("idle"),
             closed_cut: closed("cut"),
             closed_no_target: closed("no_target"),
             rejected_limit: rejected("limit"),
+            rejected_overload: rejected("overload"),
             rejected_no_target: rejected("no_target"),
             rejected_access: rejected("acl"),
             rejected_proxy_header: rejected("proxy_header"),
@@ -412,6 +427,33 @@ impl TlsCells {
 }
 
 cells! {
+    /// Whom the guards of one app turned away on one worker: denied, or not looked at.
+    GuardCells {
+        basic_denied: Count, basic_failed: Count, jwt_denied: Count, jwt_failed: Count, forward_denied: Count,
+        forward_failed: Count, grpc_denied: Count, grpc_failed: Count,
+    }
+}
+
+impl GuardCells {
+    pub(crate) fn new(app: &Arc<str>) -> GuardCells {
+        let refused = |guard, reason| {
+            Count::new(counter!("flotilla_access_refused_total",
+                "app" => app.clone(), "guard" => guard, "reason" => reason))
+        };
+        GuardCells {
+            basic_denied: refused("basic", "denied"),
+            basic_failed: refused("basic", "failed"),
+            jwt_denied: refused("jwt", "denied"),
+            jwt_failed: refused("jwt", "failed"),
+            forward_denied: refused("forward", "denied"),
+            forward_failed: refused("forward", "failed"),
+            grpc_denied: refused("ext_authz", "denied"),
+            grpc_failed: refused("ext_authz", "failed"),
+        }
+    }
+}
+
+cells! {
     /// What one worker has in flight towards one target.
     TargetCells { load: Level }
 }
@@ -429,7 +471,8 @@ impl TargetCells {
 cells! {
     /// How often one worker reached each limit.
     LimitCells {
-        connections: Count, per_source: Count, header_bytes: Count, header_fields: Count, request_line: Count,
+        connections: Count, per_source: Count, in_flight: Count, target_hard: Count, pending: Count,
+        pending_timeout: Count, rate_keys: Count, memory: Count, header_bytes: Count, header_fields: Count, request_line: Count,
         header_timeout: Count, keep_alive_idle: Count, requests_per_connection: Count, body_idle: Count,
         body_bytes: Count, framing: Count, proxy_header_timeout: Count, tls_handshake_timeout: Count,
         h2_resets: Count, h2_pings: Count, h2_settings: Count, unclaimed: Count,
@@ -442,6 +485,12 @@ impl LimitCells {
         LimitCells {
             connections: limit("connections"),
             per_source: limit("connections_per_source"),
+            in_flight: limit("in_flight"),
+            target_hard: limit("target_hard"),
+            pending: limit("pending"),
+            pending_timeout: limit("pending_timeout"),
+            rate_keys: limit("rate_keys"),
+            memory: limit("memory"),
             header_bytes: limit("header_bytes"),
             header_fields: limit("header_fields"),
             request_line: limit("request_line"),
@@ -480,6 +529,20 @@ pub(crate) fn target_checked(app: &Arc<str>, has_passed: bool) {
 pub(crate) fn target_ejected(app: &Arc<str>, target: &Arc<str>) {
     counter!("flotilla_target_ejections_total", "app" => app.clone(), "target" => target.clone())
         .increment(1);
+}
+
+/// Control side: how much memory there is, and whether it is too much.
+pub(crate) fn memory(used: u64, budget: u64, is_overloaded: bool) {
+    #[allow(clippy::cast_precision_loss, reason = "a gauge is a float; bytes of memory stay far below 2^53")]
+    let [used, budget] = [used as f64, budget as f64];
+    gauge!("flotilla_memory_used_bytes").set(used);
+    gauge!("flotilla_memory_budget_bytes").set(budget);
+    gauge!("flotilla_overloaded").set(if is_overloaded { 1.0 } else { 0.0 });
+}
+
+/// Control side: the keys of tokens could not be fetched.
+pub(crate) fn keys_failed(app: &Arc<str>) {
+    counter!("flotilla_access_keys_failed_total", "app" => app.clone()).increment(1);
 }
 
 /// Control side: a circuit changed.

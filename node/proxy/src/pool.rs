@@ -21,6 +21,7 @@ use crate::{
     config::{PoolConfig, TcpKeepalive, UpstreamProtocol},
     http::{h2::link::LinkIo, link::Link},
     metrics::{AppCells, TargetCells},
+    room::Place,
     stream::Stream,
     tls::upstream::Transport,
     upstream::ewma::Latency,
@@ -235,14 +236,17 @@ impl LocalEndpoint {
     }
 }
 
-/// One request or session in flight at an endpoint.
-pub(crate) struct InFlight(pub(crate) Rc<LocalEndpoint>);
+/// One request or session in flight at an endpoint, with its place there where these are counted.
+pub(crate) struct InFlight(
+    pub(crate) Rc<LocalEndpoint>,
+    #[expect(dead_code, reason = "it is given back when this is dropped")] Option<Place>,
+);
 
 impl InFlight {
-    pub(crate) fn new(endpoint: &Rc<LocalEndpoint>) -> InFlight {
+    pub(crate) fn new(endpoint: &Rc<LocalEndpoint>, place: Option<Place>) -> InFlight {
         endpoint.pending.set(endpoint.pending.get() + 1);
         endpoint.load.load.up();
-        InFlight(Rc::clone(endpoint))
+        InFlight(Rc::clone(endpoint), place)
     }
 }
 

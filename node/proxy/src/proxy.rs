@@ -26,7 +26,9 @@ use crate::{
         self, Compiled, Compiler, DOOR_WORKER, DoorError, Drift, Effect, GenerationStatus, Opened,
         PrepareError, Shares, State, UnknownGeneration,
     },
+    http::guard::Signers,
     metrics,
+    overload::{self, Overload},
     socket::{kernel_horizon, owner},
     tally::Tally,
     upstream::balance::Strategies,
@@ -89,6 +91,7 @@ impl Drop for Door {
 
 struct Inner {
     shared: Arc<Shared>,
+    signers: Signers,
     zone: Option<String>,
     horizon: Duration,
     state: Mutex<State>,
@@ -104,6 +107,14 @@ struct Inner {
     stalled_millis: AtomicU64,
 }
 
+/// Code of the embedding program that a configuration asks for by name.
+#[derive(Clone, Default)]
+pub struct Extensions {
+    pub strategies: Strategies,
+    pub layers: Layers,
+    pub signers: Signers,
+}
+
 impl Drop for Inner {
     fn drop(&mut self) {
         self.stop.cancel();
@@ -113,15 +124,17 @@ impl Drop for Inner {
 impl Proxy {
     /// Starts the workers and a small control thread (checks, names, closes). Needs no runtime.
     pub fn start(config: ProxyConfig) -> io::Result<Proxy> {
-        Proxy::start_with(config, Strategies::default(), Layers::default())
+        Proxy::start_with(config, Extensions::default())
     }
 
-    /// The same with balance strategies and layers of the embedding program.
-    pub fn start_with(config: ProxyConfig, strategies: Strategies, layers: Layers) -> io::Result<Proxy> {
+    /// The same with code of the embedding program.
+    pub fn start_with(config: ProxyConfig, extensions: Extensions) -> io::Result<Proxy> {
+        let Extensions { strategies, layers, signers } = extensions;
         let workers = config.workers.max(1);
         let shared = Arc::new(Shared {
             strategies,
             layers,
+            overload: Overload::new(config.memory_budget),
             admission: Arc::new(Admission::new(config.max_connections, config.max_connections_per_source)),
             stopping: AtomicU64::new(0),
             heartbeats: (0..workers).map(|_| AtomicU64::new(0)).collect(),
@@ -139,6 +152,7 @@ impl Proxy {
         let inner = Arc::new(Inner {
             shared,
             zone: config.zone,
+            signers,
             horizon: config.close_horizon.unwrap_or_else(kernel_horizon),
             state: Mutex::default(),
             commands,
@@ -152,6 +166,7 @@ impl Proxy {
         });
         let (weak, stop) = (Arc::downgrade(&inner), inner.stop.clone());
         runtime.spawn(stop.clone().run_until_cancelled_owned(certificates(weak.clone())));
+        runtime.spawn(stop.clone().run_until_cancelled_owned(watch_memory(weak.clone())));
         let thread = thread::Builder::new()
             .name("proxy-control".into())
             .spawn(move || runtime.block_on(stop.run_until_cancelled(control(weak))))?;
@@ -303,6 +318,11 @@ impl Proxy {
         drifts
     }
 
+    /// Whether new connections are turned away for want of memory.
+    pub fn is_overloaded(&self) -> bool {
+        self.0.shared.overload.is_on()
+    }
+
     /// How long the worker that has stood still for longest has done so, to the second.
     pub fn stalled_for(&self) -> Duration {
         Duration::from_millis(self.0.stalled_millis.load(Relaxed))
@@ -405,6 +425,7 @@ impl Inner {
         Compiler {
             workers: self.commands.len(),
             strategies: &self.shared.strategies,
+            signers: &self.signers,
             zone: self.zone.as_deref(),
             tasks: &self.tasks,
             runtime: &self.control,
@@ -500,6 +521,19 @@ impl Inner {
     async fn wait_until_empty(&self, end: Instant) {
         while Instant::now() < end && (self.shared.admission.open() > 0 || self.state().has_ports()) {
             tokio::time::sleep(SHUTDOWN_POLL).await;
+        }
+    }
+}
+
+/// Looks how much memory there is left.
+async fn watch_memory(inner: Weak<Inner>) {
+    let mut look = tokio::time::interval(overload::SAMPLE);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        look.tick().await;
+        match inner.upgrade() {
+            Some(inner) if inner.shared.overload.budget.is_some() => inner.shared.overload.sample(),
+            Some(_) | None => return,
         }
     }
 }

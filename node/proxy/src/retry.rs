@@ -12,6 +12,8 @@ use crate::config::{RetryConfig, RetryMethods, RetryOn};
 pub(crate) enum Trouble {
     /// Nobody could be reached; nothing was sent.
     Connect,
+    /// It says that it has done nothing with the request.
+    Refused,
     /// It broke off without a whole response head.
     Reset,
     /// No response head in time.
@@ -37,6 +39,7 @@ pub(crate) fn may_retry(config: &RetryConfig, trouble: Trouble, request: Request
     }
     let is_listed = config.on.iter().any(|on| match (on, trouble) {
         (RetryOn::Connect, Trouble::Connect)
+        | (RetryOn::RefusedStream, Trouble::Refused)
         | (RetryOn::Reset, Trouble::Reset)
         | (RetryOn::Timeout, Trouble::Timeout)
         | (RetryOn::GatewayError, Trouble::Status(502..=504))
@@ -44,6 +47,7 @@ pub(crate) fn may_retry(config: &RetryConfig, trouble: Trouble, request: Request
         (RetryOn::Status(wanted), Trouble::Status(status)) => *wanted == status,
         (
             RetryOn::Connect
+            | RetryOn::RefusedStream
             | RetryOn::Reset
             | RetryOn::Timeout
             | RetryOn::GatewayError
@@ -53,8 +57,8 @@ pub(crate) fn may_retry(config: &RetryConfig, trouble: Trouble, request: Request
         ) => false,
     });
     let is_harmless = match (trouble, config.methods) {
-        // It was seen by nobody.
-        (Trouble::Connect, _) | (_, RetryMethods::All) => true,
+        // It was seen by nobody, or by somebody who left it alone.
+        (Trouble::Connect | Trouble::Refused, _) | (_, RetryMethods::All) => true,
         (_, RetryMethods::Idempotent) => request.is_idempotent,
     };
     is_listed && is_harmless
@@ -126,10 +130,13 @@ mod tests {
 
     #[test]
     fn what_may_be_tried_again() {
-        use RetryOn::{Connect, GatewayError, Reset, ServerError, Status, Timeout};
+        use RetryOn::{Connect, GatewayError, RefusedStream, Reset, ServerError, Status, Timeout};
         for (on, trouble, get, post) in [
             (Connect, Trouble::Connect, true, true),
             (Connect, Trouble::Reset, false, false),
+            (RefusedStream, Trouble::Refused, true, true),
+            (RefusedStream, Trouble::Reset, false, false),
+            (Reset, Trouble::Refused, false, false),
             (Connect, Trouble::Status(503), false, false),
             (Reset, Trouble::Reset, true, false),
             (Reset, Trouble::Timeout, false, false),

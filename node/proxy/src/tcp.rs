@@ -24,9 +24,9 @@ use tokio::{io::Interest, net::TcpStream};
 
 use crate::{
     clock::{Expired, NEVER, Timer},
-    connect::{Attempts, Outcome, Unreachable},
+    connect::{Attempts, Chosen, NoRoom, Outcome, Unreachable},
     edge::Client,
-    generation::{LocalServing, Pin},
+    generation::{LocalServing, Pin, Unchosen},
     http::route::Request,
     metrics::{AppCells, Count},
     pipe::Pipe,
@@ -174,7 +174,11 @@ async fn connect(
     let key = pool.hash_on().and_then(|_whatever| peer()).map(key::of_client);
     let deadline = worker.clock.after(timeouts.connect);
     let mut attempts = Attempts::for_session(worker, pool, key, deadline);
-    let Some(mut chosen) = attempts.choose(worker) else { return Err(no_target(&local.cells)) };
+    let mut chosen = match attempts.choose(worker) {
+        Ok(chosen) => chosen,
+        Err(Unchosen::Nobody) => return Err(no_target(&local.cells)),
+        Err(Unchosen::Full) => Box::pin(wait(worker, &serving, timer, &mut attempts)).await?,
+    };
     match attempts.connect(worker, timer, &mut chosen).await {
         Ok(upstream) => {
             attempts.report(worker, &chosen, Outcome::Served);
@@ -191,6 +195,32 @@ async fn connect(
         Err(Unreachable::Cut) => Err(End::Cut),
         Err(Unreachable::Failed | Unreachable::Timeout) => Err(End::NoTarget),
     }
+}
+
+/// Waits for an endpoint that has room.
+async fn wait(
+    worker: &Worker,
+    serving: &LocalServing,
+    timer: &Rc<Timer>,
+    attempts: &mut Attempts<'_>,
+) -> Result<Chosen, End> {
+    let config = &serving.local.generation.config;
+    worker.clock.set(timer, worker.clock.after(config.limits.pending_timeout));
+    let waited = attempts.wait(worker, serving, |cx| worker.clock.poll_expired(timer, cx)).await;
+    attempts.until(worker.clock.after(config.timeouts.connect));
+    waited.map_err(|no_room| match no_room {
+        NoRoom::Nobody => no_target(&serving.local.cells),
+        NoRoom::TooMany => {
+            serving.local.cells.rejected_limit.one();
+            End::NoTarget
+        }
+        NoRoom::GaveUp(Expired::Cut) => End::Cut,
+        NoRoom::GaveUp(Expired::Deadline) => {
+            worker.limits.pending_timeout.one();
+            serving.local.cells.rejected_limit.one();
+            End::NoTarget
+        }
+    })
 }
 
 /// What the endpoint is told of the client before its first byte.

@@ -33,6 +33,7 @@ use crate::{
     http::{date::Date, forward::Parts, mirror::Copies},
     listener::Listeners,
     metrics::{AppCells, LimitCells, Registry, TargetCells},
+    overload::Overload,
     pipe::Pipes,
     pool::{LocalEndpoint, Settings},
     port::Slot,
@@ -79,6 +80,7 @@ pub(crate) struct Shared {
     pub(crate) strategies: Strategies,
     pub(crate) layers: Layers,
     pub(crate) admission: Arc<Admission>,
+    pub(crate) overload: Overload,
     /// 0, or the node stops: finish what is there, politely, and give an idle connection only this
     /// many milliseconds more.
     pub(crate) stopping: AtomicU64,

@@ -58,10 +58,15 @@ mod route;
 always_a_table!(
     Access,
     Compression,
+    Basic,
+    Jwt,
+    ForwardAuth,
+    ExtAuthz,
     AppSpec,
     Outlier,
     Breaker,
     Retry,
+    Hedge,
     Backoff,
     Pool,
     Probe,
@@ -69,6 +74,7 @@ always_a_table!(
     Timeouts,
     Tls,
     Limits,
+    Rate,
     UpstreamOptions,
     UpstreamTls,
     TcpKeepalive,
@@ -115,7 +121,14 @@ table!(SocketOptions {
 } _this => Self::default());
 table!(Tls { ; certificate: OneOrMany, min_version, alpn, client_ca } _this => Self::default());
 table!(Compression { ; level, min_size: SizeText, types } _this => Self::default());
-table!(Access { ; allow, deny } _this => Self::default());
+table!(Access { ; allow, deny, basic, jwt, forward, ext_authz, signer } _this => Self::default());
+table!(Basic { ; realm, users, file, timeout: DurationText } _this => Self::default());
+table!(Jwt {
+    jwks; ca, issuer, audience, algorithms, header, leeway: DurationText, refresh: DurationText,
+    refresh_floor: DurationText, timeout: DurationText
+} _this => Self::default());
+table!(ForwardAuth { targets; path, copy, timeout: DurationText, tls } _this => Self::default());
+table!(ExtAuthz { targets; timeout: DurationText, tls } _this => Self::default());
 table!(Target { address; weight, zone, backup } _this => Self::new("", Self::default_weight()));
 table!(Balance {
     ; policy, hash_on, slow_start: DurationText, zone_aware, panic_threshold
@@ -138,16 +151,20 @@ table!(Breaker {
     ; error_percent, window: DurationText, min_requests, open_for: DurationText
 } _this => Self::default());
 table!(Retry {
-    ; attempts, on, per_try_timeout: DurationText, backoff, budget, methods
+    ; attempts, on, per_try_timeout: DurationText, backoff, budget, methods, hedge
 } _this => Self::default());
+table!(Hedge { ; after: DurationText, max } _this => Self::default());
 table!(Backoff { ; base: DurationText, max: DurationText } _this => Self::default());
 table!(Timeouts {
-    ; connect: DurationText, tls_handshake: DurationText, request_header: DurationText, response_header: DurationText,
+    ; connect: DurationText, tls_handshake: DurationText, request_header: DurationText, request_body: DurationText, response_header: DurationText,
     request: DurationText, idle: DurationText, tcp_idle: DurationText, tunnel: DurationText
 } _this => Self::default());
 table!(Limits {
-    ; max_connections, max_connections_per_ip, max_header_size: SizeText, max_body_size: SizeText
+    ; max_connections, max_connections_per_ip, max_header_size: SizeText, max_request_line: SizeText, max_header_fields,
+    max_requests_per_connection, max_body_size: SizeText, max_in_flight,
+    max_pending, pending_timeout: DurationText, target_soft, target_hard, rate
 } _this => Self::default());
+table!(Rate { per_second; key, burst, max_keys } _this => Self::default());
 table!(UpstreamOptions { ; max_idle, idle_timeout: DurationText, tcp_keepalive, send_proxy, protocol, tls } _this => Self::default());
 table!(UpstreamTls { ; enabled, server_name, ca, certificate } _this => Self::default());
 table!(TcpKeepalive { ; idle: DurationText, interval: DurationText, count } _this => Self::default());
@@ -384,7 +401,8 @@ impl<'de> Deserialize<'de> for RetryOn {
                 f.write_str("a word such as \"connect\" or a status code")
             }
             fn visit_str<E: de::Error>(self, text: &str) -> Result<RetryOn, E> {
-                const WORDS: [&str; 5] = ["connect", "reset", "timeout", "gateway_error", "server_error"];
+                const WORDS: [&str; 6] =
+                    ["connect", "refused_stream", "reset", "timeout", "gateway_error", "server_error"];
                 let known = RetryOn::WORDS.iter().find(|(word, _)| *word == text);
                 known.map(|(_, on)| *on).ok_or_else(|| E::unknown_variant(text, &WORDS))
             }
@@ -401,6 +419,37 @@ impl<'de> Deserialize<'de> for RetryOn {
             }
         }
         deserializer.deserialize_any(Form)
+    }
+}
+
+impl Serialize for RateKey {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::ClientIp => serializer.serialize_str("client_ip"),
+            Self::Route => serializer.serialize_str("route"),
+            Self::Header(name) => serializer.collect_str(&format_args!("header:{name}")),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for RateKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Form;
+        impl Visitor<'_> for Form {
+            type Value = RateKey;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"client_ip\", \"route\" or \"header:NAME\"")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<RateKey, E> {
+                match (text, text.split_once(':')) {
+                    ("client_ip", _) => Ok(RateKey::ClientIp),
+                    ("route", _) => Ok(RateKey::Route),
+                    (_, Some(("header", name))) => Ok(RateKey::Header(name.to_owned())),
+                    _ => Err(E::unknown_variant(text, &["client_ip", "route", "header:NAME"])),
+                }
+            }
+        }
+        deserializer.deserialize_str(Form)
     }
 }
 

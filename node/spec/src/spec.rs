@@ -187,7 +187,8 @@ pub struct Compression {
     pub types: Vec<String>,
 }
 
-/// Client addresses. Deny wins; an empty allow list lets everybody in.
+/// Who may come: client addresses, of which deny wins and an empty allow list lets everybody in, and what requests
+/// must show.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Access {
@@ -195,6 +196,91 @@ pub struct Access {
     pub allow: Vec<IpNet>,
     #[serde(deserialize_with = "units::networks")]
     pub deny: Vec<IpNet>,
+    /// All that follow are about HTTP requests, and all that are there must agree.
+    pub basic: Option<Basic>,
+    pub jwt: Option<Jwt>,
+    pub forward: Option<ForwardAuth>,
+    pub ext_authz: Option<ExtAuthz>,
+    /// Code of the program that embeds the proxy, which puts fields on requests before they go on.
+    pub signer: Option<String>,
+}
+
+/// Names and passwords (RFC 7617).
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Basic {
+    pub realm: String,
+    /// bcrypt hashes by name, as `htpasswd -nB` makes them.
+    pub users: BTreeMap<String, String>,
+    /// More of them, in a file on each node: a line `name:hash` each.
+    pub file: Option<String>,
+    /// Who is not looked at within this is answered with 503.
+    #[serde(deserialize_with = "units::duration")]
+    pub timeout: Duration,
+}
+
+/// Signed tokens (RFC 7519).
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Jwt {
+    /// The set of keys: an address in http or https, or a file on each node.
+    pub jwks: String,
+    /// Whose certificates are believed in https: a file on the node, or a name in its directory.
+    pub ca: Option<String>,
+    pub issuer: Option<String>,
+    /// One of them must be in the token. Empty: any.
+    pub audience: Vec<String>,
+    pub algorithms: Vec<JwtAlgorithm>,
+    /// The field that has the token: behind `Bearer`, or all of it.
+    pub header: String,
+    /// Between the clocks of those who make tokens and of the nodes.
+    #[serde(deserialize_with = "units::duration")]
+    pub leeway: Duration,
+    /// How often the keys are fetched, where their server does not say.
+    #[serde(deserialize_with = "units::duration")]
+    pub refresh: Duration,
+    /// Between two fetches at least, however many tokens name keys that are not known.
+    #[serde(deserialize_with = "units::duration")]
+    pub refresh_floor: Duration,
+    /// How long a request waits for keys.
+    #[serde(deserialize_with = "units::duration")]
+    pub timeout: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JwtAlgorithm {
+    #[serde(alias = "RS256")]
+    Rs256,
+    #[serde(alias = "ES256")]
+    Es256,
+    #[serde(alias = "EdDSA")]
+    EdDsa,
+    #[serde(alias = "HS256")]
+    Hs256,
+}
+
+/// A service over HTTP that is asked about each request. 2xx lets it go on; everything else is its answer.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ForwardAuth {
+    pub targets: Vec<Target>,
+    pub path: String,
+    /// Fields of its answer that go on with the request, in place of those of the client.
+    pub copy: Vec<String>,
+    #[serde(deserialize_with = "units::duration")]
+    pub timeout: Duration,
+    pub tls: Option<UpstreamTls>,
+}
+
+/// The same over gRPC: Envoy's `ext_authz`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ExtAuthz {
+    pub targets: Vec<Target>,
+    #[serde(deserialize_with = "units::duration")]
+    pub timeout: Duration,
+    pub tls: Option<UpstreamTls>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -431,12 +517,28 @@ pub struct Retry {
     /// Percent of the requests of the last ten seconds that may be retries; a few are free.
     pub budget: u32,
     pub methods: RetryMethods,
+    /// Off unless the table is there.
+    pub hedge: Option<Hedge>,
+}
+
+/// When a request that waits is asked at a further target as well, within the budget; the first answer counts. Only
+/// idempotent ones without a body.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Hedge {
+    /// Without the head of a response; and again after each further so much.
+    #[serde(deserialize_with = "units::duration")]
+    pub after: Duration,
+    /// Beside the first.
+    pub max: u32,
 }
 
 /// Written as a word, or as a status code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetryOn {
     Connect,
+    /// A target in HTTP/2 says that it has not begun with the request.
+    RefusedStream,
     Reset,
     Timeout,
     GatewayError,
@@ -473,6 +575,9 @@ pub struct Timeouts {
     pub tls_handshake: Duration,
     #[serde(deserialize_with = "units::duration")]
     pub request_header: Duration,
+    /// A body that stands still.
+    #[serde(deserialize_with = "units::duration")]
+    pub request_body: Duration,
     #[serde(deserialize_with = "units::duration")]
     pub response_header: Duration,
     #[serde(deserialize_with = "units::duration")]
@@ -493,8 +598,51 @@ pub struct Limits {
     pub max_connections_per_ip: u32,
     #[serde(deserialize_with = "units::size")]
     pub max_header_size: u64,
+    /// 16KiB at most.
+    #[serde(deserialize_with = "units::size")]
+    pub max_request_line: u64,
+    /// 100 at most.
+    pub max_header_fields: u32,
+    /// Of HTTP/1.1; the connection ends with the last of them.
+    pub max_requests_per_connection: u32,
     #[serde(deserialize_with = "units::size")]
     pub max_body_size: u64,
+    /// HTTP requests at once, over all targets. Further ones wait.
+    pub max_in_flight: u32,
+    /// Requests and sessions that may wait for room; one more is refused.
+    pub max_pending: u32,
+    /// How long each may wait.
+    #[serde(deserialize_with = "units::duration")]
+    pub pending_timeout: Duration,
+    /// Requests and sessions at once at one address of a target. Those that have so many are passed over while
+    /// others have fewer.
+    pub target_soft: u32,
+    /// The same, and never more: who finds nobody below it waits.
+    pub target_hard: u32,
+    pub rate: Option<Rate>,
+}
+
+/// How often each client may ask, per node. What is beyond it is answered with 429.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Rate {
+    pub key: RateKey,
+    pub per_second: u32,
+    /// So many may come at once after a pause; 0 = as many as in a second.
+    pub burst: u32,
+    /// Clients that are known at the same time, so that strangers cannot fill the memory.
+    pub max_keys: u32,
+}
+
+/// Who is one client.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum RateKey {
+    #[default]
+    ClientIp,
+    /// All clients of a route together.
+    Route,
+    /// Written as `"header:NAME"`.
+    Header(String),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -861,12 +1009,19 @@ impl Default for Retry {
     fn default() -> Self {
         Self {
             attempts: 1,
-            on: vec![RetryOn::Connect],
+            on: vec![RetryOn::Connect, RetryOn::RefusedStream],
             per_try_timeout: Duration::ZERO,
             backoff: Backoff::default(),
             budget: 20,
             methods: RetryMethods::Idempotent,
+            hedge: None,
         }
+    }
+}
+
+impl Default for Hedge {
+    fn default() -> Self {
+        Self { after: Duration::from_millis(100), max: 1 }
     }
 }
 
@@ -877,8 +1032,9 @@ impl Default for Backoff {
 }
 
 impl RetryOn {
-    pub(crate) const WORDS: [(&str, Self); 5] = [
+    pub(crate) const WORDS: [(&str, Self); 6] = [
         ("connect", Self::Connect),
+        ("refused_stream", Self::RefusedStream),
         ("reset", Self::Reset),
         ("timeout", Self::Timeout),
         ("gateway_error", Self::GatewayError),
@@ -892,6 +1048,7 @@ impl Default for Timeouts {
             connect: Duration::from_secs(2),
             tls_handshake: Duration::from_secs(5),
             request_header: Duration::from_secs(10),
+            request_body: Duration::from_secs(30),
             response_header: Duration::from_secs(30),
             request: Duration::ZERO,
             idle: Duration::from_secs(60),
@@ -903,7 +1060,73 @@ impl Default for Timeouts {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_connections: 0, max_connections_per_ip: 0, max_header_size: 64 * 1024, max_body_size: 0 }
+        Self {
+            max_connections: 0,
+            max_connections_per_ip: 0,
+            max_header_size: 64 * 1024,
+            max_request_line: 16 * 1024,
+            max_header_fields: 100,
+            max_requests_per_connection: 10_000,
+            max_body_size: 0,
+            max_in_flight: 0,
+            max_pending: 1000,
+            pending_timeout: Duration::from_secs(2),
+            target_soft: 0,
+            target_hard: 0,
+            rate: None,
+        }
+    }
+}
+
+impl Default for Basic {
+    fn default() -> Self {
+        Self {
+            realm: "restricted".to_owned(),
+            users: BTreeMap::new(),
+            file: None,
+            timeout: Duration::from_secs(2),
+        }
+    }
+}
+
+impl Default for Jwt {
+    fn default() -> Self {
+        Self {
+            jwks: String::new(),
+            ca: None,
+            issuer: None,
+            audience: Vec::new(),
+            algorithms: vec![JwtAlgorithm::Rs256, JwtAlgorithm::Es256, JwtAlgorithm::EdDsa],
+            header: "authorization".to_owned(),
+            leeway: Duration::from_secs(30),
+            refresh: Duration::from_secs(300),
+            refresh_floor: Duration::from_secs(10),
+            timeout: Duration::from_secs(2),
+        }
+    }
+}
+
+impl Default for ForwardAuth {
+    fn default() -> Self {
+        Self {
+            targets: Vec::new(),
+            path: "/".to_owned(),
+            copy: Vec::new(),
+            timeout: Duration::from_secs(1),
+            tls: None,
+        }
+    }
+}
+
+impl Default for ExtAuthz {
+    fn default() -> Self {
+        Self { targets: Vec::new(), timeout: Duration::from_secs(1), tls: None }
+    }
+}
+
+impl Default for Rate {
+    fn default() -> Self {
+        Self { key: RateKey::ClientIp, per_second: 100, burst: 0, max_keys: 65_536 }
     }
 }
 

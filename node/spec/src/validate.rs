@@ -1,6 +1,7 @@
 //! What a spec of the right shape may still not say. Pure, so the leader runs it on what arrives over
 //! the API, with the same words as for a file.
 
+mod access;
 mod address;
 mod balance;
 mod check;
@@ -49,6 +50,9 @@ const MAX_CONNECT: Duration = Duration::from_secs(300);
 const MAX_WEIGHT: u32 = 65_535;
 /// An HTTP/1 parser needs room for a request line and some fields.
 const HEADER_BYTES: (u64, u64) = (8 << 10, 1 << 20);
+/// What the parser has room for at most.
+const REQUEST_LINE_BYTES: (u64, u64) = (1 << 10, 16 << 10);
+const MAX_HEADER_FIELDS: u32 = 100;
 /// Linux counts keepalive times in seconds up to 32,767, and probes up to 127 (tcp(7)).
 const MAX_KEEPALIVE: Duration = Duration::from_secs(9 * 3600);
 const MAX_KEEPALIVE_PROBES: u32 = 127;
@@ -75,7 +79,6 @@ pub fn validate(spec: &AppSpec) -> Vec<Violation> {
         limits,
         upstream,
         route,
-        // Networks are facts of their own type.
         access: _,
         compression,
         layers,
@@ -141,6 +144,7 @@ pub fn validate(spec: &AppSpec) -> Vec<Violation> {
     if !layers.is_empty() && !has_http && !listen.is_empty() {
         findings.add("layers", CONTRADICTION, "layers are for requests, and no port of this app is HTTP");
     }
+    access::validate(spec, &mut findings);
     places(placement, &mut findings);
     rollout::validate(rollout, target_count, &mut findings);
     let size = spec.to_json().len();
@@ -186,12 +190,22 @@ fn resolving(resolve: &Resolve, findings: &mut Findings) {
 }
 
 fn times(timeouts: &Timeouts, findings: &mut Findings) {
-    let Timeouts { connect, tls_handshake, request_header, response_header, request, idle, tcp_idle, tunnel } =
-        timeouts;
+    let Timeouts {
+        connect,
+        tls_handshake,
+        request_header,
+        request_body,
+        response_header,
+        request,
+        idle,
+        tcp_idle,
+        tunnel,
+    } = timeouts;
     findings.duration("timeouts.connect", *connect, MIN_DURATION..=MAX_CONNECT);
     findings.duration("timeouts.tls_handshake", *tls_handshake, MIN_DURATION..=MAX_CONNECT);
     for (name, value) in [
         ("request_header", request_header),
+        ("request_body", request_body),
         ("response_header", response_header),
         ("request", request),
         ("idle", idle),
@@ -215,7 +229,34 @@ fn times(timeouts: &Timeouts, findings: &mut Findings) {
 }
 
 fn bounds(limits: &Limits, findings: &mut Findings) {
-    let Limits { max_connections: _, max_connections_per_ip: _, max_header_size, max_body_size: _ } = limits;
+    let Limits {
+        max_connections: _,
+        max_connections_per_ip: _,
+        max_header_size,
+        max_request_line,
+        max_header_fields,
+        max_requests_per_connection: _,
+        max_body_size: _,
+        max_in_flight: _,
+        max_pending: _,
+        pending_timeout,
+        target_soft,
+        target_hard,
+        rate,
+    } = limits;
+    findings.number("limits.max_header_fields", *max_header_fields, 1..=MAX_HEADER_FIELDS);
+    let (least, most) = REQUEST_LINE_BYTES;
+    if !(least..=most).contains(max_request_line) {
+        let message = format!(
+            "`limits.max_request_line` must be from {} to {}, not {}",
+            size_text(least),
+            size_text(most),
+            size_text(*max_request_line)
+        );
+        findings.add("limits.max_request_line", OUT_OF_RANGE, message);
+    }
+    resilience::room(*pending_timeout, *target_soft, *target_hard, findings);
+    resilience::rate(rate.as_ref(), findings);
     let (min, max) = HEADER_BYTES;
     if !(min..=max).contains(max_header_size) {
         let message = format!(

@@ -189,7 +189,8 @@ fn probes() -> impl Strategy<Value = Vec<Probe>> {
 }
 
 fn timeouts() -> impl Strategy<Value = Timeouts> {
-    collection::vec(duration(), 8).prop_map(|t| Timeouts {
+    collection::vec(duration(), 9).prop_map(|t| Timeouts {
+        request_body: t[8],
         tls_handshake: t[7],
         connect: t[0],
         request_header: t[1],
@@ -381,18 +382,86 @@ fn breaker() -> impl Strategy<Value = Option<Breaker>> {
 }
 
 fn retry() -> impl Strategy<Value = Retry> {
-    use RetryOn::{Connect, GatewayError, Reset, ServerError, Status, Timeout};
-    let word = proptest::sample::select(vec![Connect, Reset, Timeout, GatewayError, ServerError]);
+    use RetryOn::{Connect, GatewayError, RefusedStream, Reset, ServerError, Status, Timeout};
+    let word =
+        proptest::sample::select(vec![Connect, RefusedStream, Reset, Timeout, GatewayError, ServerError]);
     let on = collection::vec(prop_oneof![word, any::<u16>().prop_map(Status)], 0..4);
-    let times = (duration(), duration(), duration());
+    let hedge = (duration(), any::<u32>()).prop_map(|(after, max)| Hedge { after, max });
+    let times = (duration(), duration(), duration(), option::of(hedge));
     (any::<u32>(), on, times, any::<u32>(), any::<bool>()).prop_map(
-        |(attempts, on, (per_try_timeout, base, max), budget, all)| Retry {
+        |(attempts, on, (per_try_timeout, base, max, hedge), budget, all)| Retry {
             attempts,
             on,
             per_try_timeout,
             backoff: Backoff { base, max },
             budget,
             methods: if all { RetryMethods::All } else { RetryMethods::Idempotent },
+            hedge,
+        },
+    )
+}
+
+fn access() -> impl Strategy<Value = Access> {
+    let basic = (text(), map(), option::of(text()), duration());
+    let basic = basic.prop_map(|(realm, users, file, timeout)| Basic { realm, users, file, timeout });
+    let jwt = (collection::vec(text(), 4), texts(), collection::vec(duration(), 4), any::<bool>());
+    let jwt = jwt.prop_map(|(texts, audience, times, is_shared)| Jwt {
+        jwks: texts[0].clone(),
+        ca: Some(texts[1].clone()),
+        issuer: Some(texts[2].clone()),
+        audience,
+        algorithms: if is_shared { vec![JwtAlgorithm::Hs256] } else { Jwt::default().algorithms },
+        header: texts[3].clone(),
+        leeway: times[0],
+        refresh: times[1],
+        refresh_floor: times[2],
+        timeout: times[3],
+    });
+    let tls = || option::of(Just(UpstreamTls { ca: Some("a".to_owned()), ..UpstreamTls::default() }));
+    let forward = (targets(), text(), texts(), duration(), tls());
+    let forward = forward.prop_map(|(targets, path, copy, timeout, tls)| ForwardAuth {
+        targets,
+        path,
+        copy,
+        timeout,
+        tls,
+    });
+    let ext_authz = (targets(), duration(), tls());
+    let ext_authz = ext_authz.prop_map(|(targets, timeout, tls)| ExtAuthz { targets, timeout, tls });
+    let guards = (option::of(basic), option::of(jwt), option::of(forward), option::of(ext_authz));
+    (networks(), networks(), guards, option::of(text())).prop_map(
+        |(allow, deny, (basic, jwt, forward, ext_authz), signer)| Access {
+            allow,
+            deny,
+            basic,
+            jwt,
+            forward,
+            ext_authz,
+            signer,
+        },
+    )
+}
+
+fn limits() -> impl Strategy<Value = Limits> {
+    let key = prop_oneof![Just(RateKey::ClientIp), Just(RateKey::Route), text().prop_map(RateKey::Header)];
+    let rate = (key, any::<u32>(), any::<u32>(), any::<u32>());
+    let rate = rate.prop_map(|(key, per_second, burst, max_keys)| Rate { key, per_second, burst, max_keys });
+    let counts = collection::vec(any::<u32>(), 8);
+    (counts, any::<(u64, u64)>(), any::<u64>(), duration(), option::of(rate)).prop_map(
+        |(counts, (max_header_size, max_request_line), max_body_size, pending_timeout, rate)| Limits {
+            max_request_line,
+            max_header_fields: counts[6],
+            max_requests_per_connection: counts[7],
+            max_connections: counts[0],
+            max_connections_per_ip: counts[1],
+            max_header_size,
+            max_body_size,
+            max_in_flight: counts[2],
+            max_pending: counts[3],
+            pending_timeout,
+            target_soft: counts[4],
+            target_hard: counts[5],
+            rate,
         },
     )
 }
@@ -409,16 +478,17 @@ fn spec() -> impl Strategy<Value = AppSpec> {
         }),
     ]);
     let traffic = (listen(), targets(), pools, (routes(), compression, texts()), balance()).boxed();
-    let limits = ((any::<u32>(), any::<u32>()), any::<u64>(), any::<u64>(), networks(), networks());
+    let limits = (limits().boxed(), access().boxed()).boxed();
     let rest = (
         resolve(),
         (check(), probes(), outlier(), breaker(), retry()).boxed(),
         timeouts(),
         limits,
-        upstream(),
+        upstream().boxed(),
         placement(),
-        rollout(),
-    );
+        rollout().boxed(),
+    )
+        .boxed();
     (words, traffic, option::of(rest)).prop_map(|((name, description, labels), traffic, rest)| {
         let (listen, targets, pool, (route, compression, layers), balance) = traffic;
         let plain = AppSpec {
@@ -457,9 +527,7 @@ fn spec() -> impl Strategy<Value = AppSpec> {
         else {
             return plain;
         };
-        let ((max_connections, max_connections_per_ip), max_header_size, max_body_size, allow, deny) = limits;
-        let limits = Limits { max_connections, max_connections_per_ip, max_header_size, max_body_size };
-        let access = Access { allow, deny };
+        let (limits, access) = limits;
         AppSpec {
             resolve,
             check,
@@ -515,7 +583,16 @@ fn valid() -> impl Strategy<Value = AppSpec> {
                 tcp_idle: ms(4),
                 ..Timeouts::default()
             },
-            limits: Limits { max_header_size: 8192 + times[5] % 1_000_000, ..any.limits },
+            limits: Limits {
+                max_header_size: 8192 + times[5] % 1_000_000,
+                max_request_line: 8192,
+                max_header_fields: 50,
+                pending_timeout: Duration::from_secs(3),
+                target_soft: any.limits.target_soft.min(any.limits.target_hard),
+                rate: any.limits.rate.map(|_| Rate::default()),
+                ..any.limits
+            },
+            access: Access { allow: any.access.allow, deny: any.access.deny, ..Access::default() },
             upstream: UpstreamOptions { idle_timeout: ms(6), ..UpstreamOptions::default() },
             placement: Placement {
                 replicas: Replicas::All,

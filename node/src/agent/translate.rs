@@ -11,6 +11,7 @@ use flotilla_proxy::config as proxy;
 use flotilla_raft_store::GenerationId;
 use flotilla_spec as spec;
 
+mod access;
 mod route;
 
 /// The pool that `targets` of the spec make, and where everything goes that no route claims.
@@ -37,6 +38,7 @@ pub(crate) fn translate(
     if !app.targets.is_empty() {
         pools.insert(DEFAULT_POOL.to_owned(), pool(app, &app.targets, here));
     }
+    pools.extend(access::pools(app, here));
     proxy::AppConfig {
         app: Arc::from(app.name.as_str()),
         generation: generation.0,
@@ -54,7 +56,16 @@ pub(crate) fn translate(
             max_connections: size(app.limits.max_connections.into()),
             max_connections_per_source: size(app.limits.max_connections_per_ip.into()),
             max_header_bytes: size(app.limits.max_header_size),
+            max_request_line_bytes: u16::try_from(app.limits.max_request_line).unwrap_or(u16::MAX),
+            max_header_fields: u8::try_from(app.limits.max_header_fields).unwrap_or(u8::MAX),
+            max_requests_per_connection: app.limits.max_requests_per_connection,
             max_body_bytes: app.limits.max_body_size,
+            max_in_flight: size(app.limits.max_in_flight.into()),
+            target_soft: size(app.limits.target_soft.into()),
+            target_hard: size(app.limits.target_hard.into()),
+            max_pending: size(app.limits.max_pending.into()),
+            pending_timeout: app.limits.pending_timeout,
+            rate: app.limits.rate.as_ref().map(rate),
         },
         layers: app.layers.clone(),
         compression: app.compression.as_ref().map(|compression| proxy::CompressionConfig {
@@ -62,7 +73,7 @@ pub(crate) fn translate(
             bytes_min: compression.min_size,
             types: compression.types.clone(),
         }),
-        access: proxy::AccessConfig { allow: app.access.allow.clone(), deny: app.access.deny.clone() },
+        access: access::access(&app.access, here),
     }
 }
 
@@ -176,12 +187,16 @@ fn pool(app: &spec::AppSpec, targets: &[spec::Target], here: &Here) -> proxy::Po
             spec::UpstreamProtocol::Http1 => proxy::UpstreamProtocol::Http1,
             spec::UpstreamProtocol::Http2 => proxy::UpstreamProtocol::Http2,
         },
-        tls: app.upstream.tls.as_ref().filter(|tls| tls.enabled).map(|tls| proxy::UpstreamTls {
-            server_name: tls.server_name.clone(),
-            ca: file(tls.ca.as_deref().unwrap_or_default(), here),
-            identity: tls.certificate.as_ref().map(|certificate| source(certificate, here)),
-        }),
+        tls: app.upstream.tls.as_ref().and_then(|tls| upstream_tls(tls, here)),
     }
+}
+
+fn upstream_tls(tls: &spec::UpstreamTls, here: &Here) -> Option<proxy::UpstreamTls> {
+    tls.enabled.then(|| proxy::UpstreamTls {
+        server_name: tls.server_name.clone(),
+        ca: file(tls.ca.as_deref().unwrap_or_default(), here),
+        identity: tls.certificate.as_ref().map(|certificate| source(certificate, here)),
+    })
 }
 
 fn target(target: &spec::Target) -> proxy::TargetConfig {
@@ -219,10 +234,25 @@ fn breaker(breaker: &spec::Breaker) -> proxy::BreakerConfig {
     proxy::BreakerConfig { error_percent, window, min_requests, open_for }
 }
 
+fn rate(rate: &spec::Rate) -> proxy::RateConfig {
+    let spec::Rate { key, per_second, burst, max_keys } = rate;
+    proxy::RateConfig {
+        key: match key {
+            spec::RateKey::ClientIp => proxy::RateKey::ClientIp,
+            spec::RateKey::Route => proxy::RateKey::Route,
+            spec::RateKey::Header(name) => proxy::RateKey::Header(name.to_ascii_lowercase()),
+        },
+        per_second: *per_second,
+        burst: if *burst == 0 { *per_second } else { *burst },
+        max_keys: size((*max_keys).into()),
+    }
+}
+
 fn retry(retry: &spec::Retry) -> proxy::RetryConfig {
-    let spec::Retry { attempts, on, per_try_timeout, backoff, budget, methods } = retry;
+    let spec::Retry { attempts, on, per_try_timeout, backoff, budget, methods, hedge } = retry;
     let trouble = |on: &spec::RetryOn| match *on {
         spec::RetryOn::Connect => proxy::RetryOn::Connect,
+        spec::RetryOn::RefusedStream => proxy::RetryOn::RefusedStream,
         spec::RetryOn::Reset => proxy::RetryOn::Reset,
         spec::RetryOn::Timeout => proxy::RetryOn::Timeout,
         spec::RetryOn::GatewayError => proxy::RetryOn::GatewayError,
@@ -239,6 +269,7 @@ fn retry(retry: &spec::Retry) -> proxy::RetryConfig {
             spec::RetryMethods::Idempotent => proxy::RetryMethods::Idempotent,
             spec::RetryMethods::All => proxy::RetryMethods::All,
         },
+        hedge: hedge.as_ref().map(|hedge| proxy::HedgeConfig { after: hedge.after, max: hedge.max }),
     }
 }
 
@@ -284,6 +315,7 @@ fn timeouts(timeouts: &spec::Timeouts) -> proxy::Timeouts {
         connect: timeouts.connect,
         tls_handshake: timeouts.tls_handshake,
         request_header: timeouts.request_header,
+        request_body: timeouts.request_body,
         response_header: timeouts.response_header,
         request: timeouts.request,
         idle: timeouts.idle,

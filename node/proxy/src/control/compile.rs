@@ -16,11 +16,16 @@ use super::{PrepareError, keys};
 use crate::{
     Layers,
     admission::Gate,
-    config::{AppConfig, PoolConfig, Protocol, ProxyProtocol, UpstreamProtocol},
+    config::{AccessConfig, AppConfig, PoolConfig, Protocol, ProxyProtocol, UpstreamProtocol},
     edge::{Edge, Visitors},
     generation::{Generation, Pins, Pool},
-    http::route::{DEFAULT_POOL, Router, is_host_pattern},
+    http::{
+        guard::{GuardPools, Guards, Signers},
+        route::{DEFAULT_POOL, Router, is_host_pattern},
+    },
     port::Claims,
+    rate::Rates,
+    room::Room,
     tally::Tallies,
     tls::upstream::Transport,
     upstream::{Place, Upstream, balance::Strategies},
@@ -33,6 +38,7 @@ const COMPILED_BYTES_MAX: usize = 16 << 20;
 pub(crate) struct Compiler<'a> {
     pub(crate) workers: usize,
     pub(crate) strategies: &'a Strategies,
+    pub(crate) signers: &'a Signers,
     /// Where this proxy stands.
     pub(crate) zone: Option<&'a str>,
     /// Where resolving and checking runs.
@@ -49,6 +55,16 @@ pub(crate) struct Running {
     upstream: Arc<Upstream>,
     /// The last generation that lets go ends the tasks.
     _stop: DropGuard,
+}
+
+/// What the generations of an app have in common.
+pub(crate) struct OfApp {
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) room: Option<Arc<Room>>,
+    pub(crate) rates: Option<Arc<Rates>>,
+    pub(crate) guards: Option<Arc<Guards>>,
+    pub(crate) visitors: Option<Arc<Visitors>>,
+    pub(crate) edges: Vec<Option<Arc<Edge>>>,
 }
 
 /// A configuration in which nothing is wrong, and what was computed from it. Nothing of it is known to
@@ -103,7 +119,8 @@ pub(crate) fn check(
         if pool.send_proxy.is_some() && (has_http || pool.tls.is_some()) {
             return invalid(format!("pool `{name}`: PROXY headers are sent for TCP ports, and in the clear"));
         }
-        if pool.protocol == UpstreamProtocol::Http2 && has_tcp {
+        let is_asked = config.access.grpc.as_ref().is_some_and(|grpc| grpc.pool == *name);
+        if pool.protocol == UpstreamProtocol::Http2 && has_tcp && !is_asked {
             return invalid(format!("pool `{name}`: HTTP/2 is for HTTP ports"));
         }
         let strategy = &pool.balance.strategy;
@@ -113,6 +130,19 @@ pub(crate) fn check(
     }
     if let Some(unknown) = config.layers.iter().find(|name| !layers.names().any(|known| known == *name)) {
         return invalid(format!("there is no layer `{unknown}`"));
+    }
+    let forward = config.access.forward.as_ref().map(|forward| &forward.pool);
+    let grpc = config.access.grpc.as_ref().map(|grpc| &grpc.pool);
+    for name in forward.into_iter().chain(grpc) {
+        if !config.pools.contains_key(name) {
+            return invalid(format!("access: there is no pool `{name}` to ask"));
+        }
+    }
+    let AccessConfig { allow: _, deny: _, basic, jwt, forward, grpc, signer } = &config.access;
+    let is_guarded =
+        basic.is_some() || jwt.is_some() || forward.is_some() || grpc.is_some() || signer.is_some();
+    if is_guarded && has_tcp {
+        return invalid("access: only requests can be looked at, and a port is TCP".to_owned());
     }
     let (digest, bytes) = digest(&config);
     if bytes > COMPILED_BYTES_MAX {
@@ -144,13 +174,12 @@ fn digest(config: &AppConfig) -> ([u8; 32], usize) {
 pub(crate) fn compile(
     uid: u64,
     compiled: &Compiled,
-    gate: &Arc<Gate>,
     known: &[Arc<Running>],
-    edges: Vec<Option<Arc<Edge>>>,
-    visitors: Option<Arc<Visitors>>,
+    of_app: OfApp,
     compiler: &Compiler<'_>,
 ) -> Result<(Arc<Generation>, Vec<Arc<Running>>), String> {
     let Compiled { config, router, claims, digest } = compiled;
+    let OfApp { gate, room, rates, guards, visitors, edges } = of_app;
     let running: Vec<Arc<Running>> = config
         .pools
         .iter()
@@ -177,7 +206,11 @@ pub(crate) fn compile(
         default_pool: config.pools.keys().position(|name| name == DEFAULT_POOL),
         pins: Arc::new(Pins::new(compiler.workers)),
         tallies: Arc::new(Tallies::new(compiler.workers)),
-        gate: Arc::clone(gate),
+        gate,
+        room,
+        rates,
+        guards,
+        guard_pools: GuardPools::of(&config.access, config.pools.keys()),
         visitors,
         edges,
         claims: Arc::clone(claims),

@@ -5,6 +5,7 @@ use tokio_util::task::TaskTracker;
 use super::*;
 use crate::{Layers, upstream::balance::Strategies};
 
+static NO_SIGNERS: std::sync::LazyLock<crate::Signers> = std::sync::LazyLock::new(Default::default);
 const HORIZON: Duration = Duration::from_secs(64);
 
 /// The state with what it needs around it, and no worker.
@@ -68,7 +69,8 @@ fn compiler<'a>(
     tasks: &'a TaskTracker,
     runtime: &'a tokio::runtime::Handle,
 ) -> Compiler<'a> {
-    Compiler { workers: 1, strategies, zone: None, tasks, runtime, changed: Arc::new(|| ()) }
+    let signers = &NO_SIGNERS;
+    Compiler { workers: 1, strategies, signers, zone: None, tasks, runtime, changed: Arc::new(|| ()) }
 }
 
 fn config(app: &str) -> AppConfig {

@@ -16,22 +16,22 @@ use super::{
     deadline::{Deadline, Phase},
     h2::link,
     head::Head,
+    hedge::Met,
     link::{HeadError, Link},
     refusal::Refusal,
+    turn,
 };
 use crate::{
     clock::Expired,
     config::RetryConfig,
     connect::{Attempts, Outcome, Unreachable},
-    generation::LocalServing,
+    generation::{LocalServing, Unchosen},
     metrics::AppCells,
     pool::InFlight,
     retry::{self, Budget, Trouble},
     worker::Worker,
 };
 
-/// A request body that stands still for this long ends its request.
-const UPLOAD_IDLE: Duration = Duration::from_secs(30);
 /// An endpoint that ignores `Expect: 100-continue` gets the body after this (RFC 9110 §10.1.1).
 const EXPECT_WAIT: Duration = Duration::from_secs(1);
 /// Answers before the answer (RFC 9110 §15.2); one after the other keeps a client waiting for ever.
@@ -65,6 +65,8 @@ pub(crate) struct Question<'a> {
     pub(crate) is_idempotent: bool,
     /// Its sender waits for a 100 before it sends the body.
     pub(crate) expects: bool,
+    /// Whom others ask at the same time, where several do.
+    pub(crate) met: Option<&'a Met>,
 }
 
 /// An endpoint that has answered: the head is read, the body is next on the link.
@@ -91,6 +93,8 @@ const BROKE_OFF: &str = "the endpoint broke off\n";
 enum Failure {
     /// The endpoint closed without a byte of a response.
     Stale,
+    /// It says that it has done nothing with the request (RFC 9113 §8.7).
+    Refused,
     BrokeOff,
     Body(BodyError),
     Gone,
@@ -105,6 +109,7 @@ impl Failure {
         match self {
             // Without a byte of a response, and yet it may have acted on the request.
             Failure::Stale | Failure::BrokeOff => Some(Trouble::Reset),
+            Failure::Refused => Some(Trouble::Refused),
             Failure::ResponseTimeout => Some(Trouble::Timeout),
             Failure::Body(_) | Failure::Gone | Failure::UploadTimeout | Failure::Cut => None,
         }
@@ -114,6 +119,8 @@ impl Failure {
     fn is_of_endpoint(&self) -> bool {
         match self {
             Failure::Stale | Failure::BrokeOff | Failure::ResponseTimeout => true,
+            // It is there, and says when it has enough.
+            Failure::Refused => false,
             Failure::Body(_) | Failure::Gone | Failure::UploadTimeout | Failure::Cut => false,
         }
     }
@@ -123,6 +130,7 @@ impl From<Failure> for Refusal {
     fn from(failure: Failure) -> Refusal {
         match failure {
             Failure::Stale | Failure::BrokeOff => Refusal::Upstream(BROKE_OFF),
+            Failure::Refused => Refusal::Refused,
             Failure::Body(BodyError::TooLarge) => Refusal::TooLarge,
             Failure::Body(BodyError::Framing) => Refusal::Framing,
             Failure::Body(BodyError::BrokeOff) | Failure::Gone => Refusal::Gone,
@@ -146,7 +154,19 @@ pub(crate) async fn ask<F: Front>(
     deadline.enter(&worker.clock, Phase::Upstream, local.generation.config.timeouts.connect);
     let mut attempts =
         Attempts::new(worker, &local.pools[question.pool], question.key, deadline.timer.deadline());
-    let mut chosen = attempts.choose(worker).ok_or(Refusal::NoTarget)?;
+    if let Some(met) = question.met {
+        attempts.avoid(&met.borrow());
+    }
+    let mut chosen = match attempts.choose(worker) {
+        Ok(chosen) => chosen,
+        Err(Unchosen::Nobody) => return Err(Refusal::NoTarget),
+        Err(Unchosen::Full) => {
+            Box::pin(turn::for_target(worker, serving, deadline, &mut attempts, front)).await?
+        }
+    };
+    if let Some(met) = question.met {
+        met.borrow_mut().push(chosen.in_flight.0.address);
+    }
     let mut pooled = poll_fn(|cx| Poll::Ready(chosen.in_flight.0.take(cx))).await;
     let mut is_retry = false;
     let config = &local.generation.config;
@@ -201,7 +221,10 @@ pub(crate) async fn ask<F: Front>(
                 attempts.report(worker, &chosen, Outcome::of(status));
             }
             // The endpoint closed an idle connection while we wrote to it. Once, on a fresh one.
-            Err(Failure::Stale) if is_reused && !is_retry && question.may_be_sent_again() => {
+            // Or it is about to close the connection that others share.
+            Err(Failure::Stale | Failure::Refused)
+                if is_reused && !is_retry && question.may_be_sent_again() =>
+            {
                 is_retry = true;
                 question.up.rewind();
                 continue;
@@ -296,6 +319,15 @@ impl Question<'_> {
     }
 }
 
+/// Zero = off.
+fn shorter(one: Duration, other: Duration) -> Duration {
+    match (one, other) {
+        (one, Duration::ZERO) => one,
+        (Duration::ZERO, other) => other,
+        (one, other) => one.min(other),
+    }
+}
+
 /// Sends a request on `link` and waits for the head of its response.
 async fn send<F: Front>(
     worker: &Worker,
@@ -307,14 +339,10 @@ async fn send<F: Front>(
 ) -> Result<Upload, Failure> {
     let timeouts = &serving.local.generation.config.timeouts;
     let retry = &serving.local.generation.config.retry;
-    let answer = match (timeouts.response_header, retry.per_try_timeout) {
-        (whole, Duration::ZERO) => whole,
-        (Duration::ZERO, each) => each,
-        (whole, each) => whole.min(each),
-    };
+    let answer = shorter(timeouts.response_header, retry.per_try_timeout);
     let cells = &serving.local.cells;
     let clock = &worker.clock;
-    let idle = if timeouts.idle.is_zero() { UPLOAD_IDLE } else { timeouts.idle.min(UPLOAD_IDLE) };
+    let idle = shorter(timeouts.request_body, timeouts.idle);
     let Question { up, response, has_body, expects, .. } = question;
     let mut has_body = *has_body;
     let mut upload = if *expects { Upload::Waiting } else { Upload::Going };
@@ -375,6 +403,7 @@ async fn send<F: Front>(
                     }
                 },
                 Poll::Ready(Err(HeadError::Stale)) => return Poll::Ready(Err(Failure::Stale)),
+                Poll::Ready(Err(HeadError::Refused)) => return Poll::Ready(Err(Failure::Refused)),
                 Poll::Ready(Err(HeadError::BrokeOff | HeadError::Malformed(_))) => {
                     return Poll::Ready(Err(Failure::BrokeOff));
                 }

@@ -347,6 +347,11 @@ pub(crate) enum MoveError {
 }
 
 impl Outgoing {
+    /// What is to be written first.
+    pub(crate) fn front(&self) -> &[u8] {
+        &self.front
+    }
+
     /// Forgets whatever was left of the message before.
     pub(crate) fn reset(&mut self) {
         self.front.clear();

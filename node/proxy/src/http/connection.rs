@@ -33,8 +33,6 @@ use crate::{
     worker::Worker,
 };
 
-/// Requests on one connection; the last one is answered with `Connection: close`.
-const REQUESTS_MAX: u32 = 10_000;
 /// From accept, or from the first byte of a later head, to its last byte, unless the app says less.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Request line and fields together, when the app does not say.
@@ -135,6 +133,9 @@ pub(crate) struct Connection<C> {
     idle: Duration,
     header: Duration,
     header_bytes_max: usize,
+    line_bytes_max: u16,
+    fields_max: u8,
+    requests_max: u32,
     /// Bytes of an unfinished head that were looked at.
     scanned: usize,
     requests: u32,
@@ -163,6 +164,9 @@ impl<C: Client> Connection<C> {
             idle: Duration::ZERO,
             header: Duration::ZERO,
             header_bytes_max: 0,
+            line_bytes_max: 0,
+            fields_max: 0,
+            requests_max: 0,
             scanned: 0,
             requests: 0,
             hurries: false,
@@ -237,7 +241,7 @@ impl<C: Client> Connection<C> {
     pub(crate) fn next_request(&mut self) -> bool {
         self.requests += 1;
         self.cells.begun.one();
-        self.requests >= REQUESTS_MAX
+        self.requests_max != 0 && self.requests >= self.requests_max
     }
 
     fn follow(&mut self, serving: &LocalServing) {
@@ -249,6 +253,9 @@ impl<C: Client> Connection<C> {
             0 => HEADER_BYTES_MAX,
             bytes => bytes,
         };
+        self.line_bytes_max = config.limits.max_request_line_bytes;
+        self.fields_max = config.limits.max_header_fields;
+        self.requests_max = config.limits.max_requests_per_connection;
         if !Rc::ptr_eq(&self.cells, &serving.local.cells) {
             self.cells = Rc::clone(&serving.local.cells);
         }
@@ -308,6 +315,7 @@ impl<C: Client> Connection<C> {
             let mut parts = self.worker.exchanges.take();
             let parsed = parts.request.parse_request(bytes, max);
             if let Ok(Some(used)) = parsed {
+                parts.request.check_size(self.line_bytes_max, self.fields_max)?;
                 self.held.consume(used);
                 self.scanned = 0;
                 return Ok(Some(parts));

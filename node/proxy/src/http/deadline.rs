@@ -38,6 +38,10 @@ impl Deadline {
         self.phase
     }
 
+    pub(crate) fn latest(&self) -> u64 {
+        self.latest
+    }
+
     /// No phase from now on may last longer than until then.
     pub(crate) fn bound(&mut self, latest: u64) {
         self.latest = latest;

@@ -16,18 +16,22 @@ use super::{
     deadline::Phase,
     head::{Field, Head},
     headers::{self, Onward, Outward, Seen},
+    hedge::hedged,
     layered::Layered,
     mirror::Copy,
     refusal::Refusal,
     reply::Answer,
     route::{Request, To, Treatment},
     splice::{Moved, Splice},
+    turn,
 };
 use crate::{
     clock::Expired,
-    config::HashOn,
+    config::{HashOn, RateKey},
     generation::{LocalServing, Pin},
     metrics::{AppCells, Count},
+    rate::{self, Rates},
+    room::Place,
     session::End,
     upstream::key,
 };
@@ -39,11 +43,11 @@ const KEPT_BYTES_MAX: usize = 16 * 1024;
 #[derive(Default)]
 pub(crate) struct Parts {
     pub(crate) request: Head,
-    response: Head,
+    pub(super) response: Head,
     /// The body of the request as it comes, and the request as it goes.
-    upload: Incoming,
-    up: Outgoing,
-    download: Incoming,
+    pub(super) upload: Incoming,
+    pub(super) up: Outgoing,
+    pub(super) download: Incoming,
     down: Outgoing,
 }
 
@@ -67,6 +71,8 @@ pub(crate) enum Then {
 struct Exchange {
     serving: Rc<LocalServing>,
     pin: Option<Pin>,
+    /// Among all requests of the app, where these are counted.
+    place: Option<Place>,
     start: Instant,
     /// From the start to the head of the response.
     first_byte: Option<Duration>,
@@ -97,6 +103,7 @@ impl Exchange {
         }
         Exchange {
             pin: Some(pin),
+            place: None,
             start: Instant::now(),
             first_byte: None,
             whole: None,
@@ -156,7 +163,7 @@ pub(crate) async fn exchange<C: Client>(connection: &mut Connection<C>, parts: &
     let mut exchange = Exchange::new(connection, serving);
     parts.down.reset();
     let refusal = match admit(connection, &mut exchange, parts) {
-        Ok(admitted) => match forward(connection, &mut exchange, parts, admitted).await {
+        Ok(admitted) => match go_on(connection, &mut exchange, parts, admitted).await {
             Ok(then) => return then,
             Err(refusal) => refusal,
         },
@@ -165,7 +172,23 @@ pub(crate) async fn exchange<C: Client>(connection: &mut Connection<C>, parts: &
     refuse(connection, &mut exchange, parts, &refusal).await
 }
 
-/// Checks a request, finds its pool, and writes its head as it goes on.
+/// Has a request looked at, and sends it on.
+async fn go_on<C: Client>(
+    connection: &mut Connection<C>,
+    exchange: &mut Exchange,
+    parts: &mut Parts,
+    admitted: Admitted,
+) -> Result<Then, Refusal> {
+    let serving = Rc::clone(&exchange.serving);
+    if let Some(guards) = &serving.local.generation.guards {
+        // On the heap: what they wait for is large, and most apps have none.
+        Box::pin(guards.pass(connection, &serving, parts)).await?;
+    }
+    ready(connection, exchange, &mut parts.request, admitted.body);
+    forward(connection, exchange, parts, admitted).await
+}
+
+/// Checks a request and finds its pool.
 fn admit<C: Client>(
     connection: &mut Connection<C>,
     exchange: &mut Exchange,
@@ -193,6 +216,10 @@ fn admit<C: Client>(
         limits.body_bytes.one();
         return Err(Refusal::TooLarge);
     }
+    if generation.visitors.as_ref().is_some_and(|visitors| !visitors.admits(connection.seen.ip)) {
+        exchange.cells().rejected_access.one();
+        return Err(Refusal::Denied);
+    }
     let method = method.unwrap_or_default();
     if let Some(redirect) = &exchange.serving.serving.redirect {
         return Err(answer(redirect.answer(request, &connection.seen).map(Arc::new)));
@@ -201,6 +228,9 @@ fn admit<C: Client>(
     let route = generation.router.route(&Request::new(request, &method, &connection.seen, rules_failed));
     let route = route.ok_or(Refusal::NoRoute)?;
     exchange.route = route.index;
+    if let Some(rates) = &generation.rates {
+        limit_rate(connection, exchange, rates, request)?;
+    }
     let pool = match route.to {
         To::Pool(pool) => pool,
         To::Split(split) => {
@@ -218,11 +248,6 @@ fn admit<C: Client>(
     let key = hash_on.and_then(|on| key_of(on, &connection.seen, request));
     let has_body = body != Framing::Length(0);
     let expects = has_body && !request.is_http10() && headers::expects_continue(request);
-    headers::sanitize_request(request, &connection.seen, Onward { upgrade: exchange.upgrade, body });
-    if let Some(treatment) = route.treatment {
-        treatment.rewrite.apply(request);
-        treatment.request.apply(request);
-    }
     let is_idempotent = is_idempotent(&method);
     Ok(Admitted { pool, key, body, may_repeat: !has_body && is_idempotent, is_idempotent, expects })
 }
@@ -230,6 +255,42 @@ fn admit<C: Client>(
 /// What a route answers; `None`: it would have to know a host.
 fn answer(answer: Option<Arc<Answer>>) -> Refusal {
     answer.map_or(Refusal::Bad(headers::BadRequest::NoHost), Refusal::Answer)
+}
+
+/// Makes the head of a request one that goes on to an endpoint.
+fn ready<C: Client>(connection: &Connection<C>, exchange: &Exchange, request: &mut Head, body: Framing) {
+    headers::sanitize_request(request, &connection.seen, Onward { upgrade: exchange.upgrade, body });
+    if let Some(treatment) = exchange.treatment() {
+        treatment.rewrite.apply(request);
+        treatment.request.apply(request);
+    }
+}
+
+/// Refuses a request whose client asks too often.
+fn limit_rate<C: Client>(
+    connection: &Connection<C>,
+    exchange: &Exchange,
+    rates: &Rates,
+    request: &Head,
+) -> Result<(), Refusal> {
+    let client = rate::Key::Client(connection.seen.ip);
+    let routes = &exchange.serving.local.generation.config.routes;
+    let key = match &rates.config.key {
+        RateKey::ClientIp => client,
+        RateKey::Header(name) => fields(request, name).next().map_or(client, rate::Key::Field),
+        RateKey::Route => rate::Key::Route(exchange.route.map_or("", |route| &routes[route].name)),
+    };
+    match rates.take(key, exchange.start) {
+        Ok(false) => Ok(()),
+        Ok(true) => {
+            connection.worker.limits.rate_keys.one();
+            Ok(())
+        }
+        Err(too_often) => {
+            exchange.cells().rate_limited.one();
+            Err(Refusal::TooOften(too_often))
+        }
+    }
 }
 
 /// What a request is known by to strategies that hash.
@@ -278,6 +339,9 @@ async fn forward<C: Client>(
             Some(Box::pin(Layered::begin(stack, request, seen, deadline, &worker.clock)).await?)
         }
     };
+    if let Some(guards) = &serving.local.generation.guards {
+        guards.sign(seen, request)?;
+    }
     up.reset();
     let out = up.begin(if admitted.body == Framing::Chunked { Encode::Chunked } else { Encode::Plain });
     request.write_request_line(out);
@@ -303,6 +367,9 @@ async fn forward<C: Client>(
         is_http10: request.is_http10(),
         copy: copy.as_mut(),
     };
+    if let Some(room) = &serving.local.generation.room {
+        exchange.place = turn::in_app(&worker, &serving, room, deadline, &mut front).await?;
+    }
     let question = Question {
         pool: admitted.pool,
         key: admitted.key,
@@ -312,8 +379,13 @@ async fn forward<C: Client>(
         may_repeat: admitted.may_repeat,
         is_idempotent: admitted.is_idempotent,
         expects: admitted.expects,
+        met: None,
     };
-    let result = ask(&worker, &serving, deadline, question, &mut front).await;
+    let hedge = serving.local.generation.config.retry.hedge.as_ref().filter(|_| question.may_repeat);
+    let result = match hedge.filter(|_| !exchange.upgrade) {
+        None => ask(&worker, &serving, deadline, question, &mut front).await,
+        Some(hedge) => Box::pin(hedged(&worker, &serving, deadline, question, hedge, &mut front)).await,
+    };
     serving.local.cells.request_bytes.add(upload.bytes());
     if let Some(copy) = copy {
         copy.send(upload.is_done());
@@ -599,6 +671,7 @@ async fn refuse<C: Client>(
     let has_heard_all = !refusal.ends_connection() && upload.skip(&mut connection.held);
     let goes_on = has_heard_all && !exchange.is_over && !exchange.is_last && !connection.is_unwanted();
     let out = down.begin(Encode::Plain);
+    let again = refusal.retry_after();
     let (status, head) = match refusal {
         Refusal::Answer(answer) => {
             let date = connection.worker.date.at(connection.worker.clock.now());
@@ -607,7 +680,7 @@ async fn refuse<C: Client>(
         }
         refusal => {
             let (status, text) = refusal.answer();
-            (status, Refusal::write(status, request.is_http10(), goes_on, &text, out))
+            (status, Refusal::write(status, request.is_http10(), goes_on, again, &text, out))
         }
     };
     out.truncate(if exchange.is_head { head } else { out.len() });

@@ -24,6 +24,7 @@ use tokio_util::io::InspectReader;
 use super::{connection::Connection, headers::Seen};
 use crate::{
     clock::{Expired, NEVER, Timer},
+    generation::Serving,
     port::At,
     session::End,
     worker::Worker,
@@ -162,7 +163,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     fn must_leave(&self) -> bool {
-        let is_closing = || self.at.home.look(&self.worker).serving.closing;
+        let is_closing = || {
+            let local = self.at.home.look(&self.worker);
+            let Serving { closing, visitors, .. } = &*local.serving;
+            *closing || visitors.as_ref().is_some_and(|visitors| !visitors.admits(self.seen.ip))
+        };
         self.worker.is_stopping() || is_closing()
     }
 

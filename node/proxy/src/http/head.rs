@@ -178,6 +178,15 @@ impl Head {
         Ok(Some(used))
     }
 
+    /// Whether a request keeps within bounds that are narrower than those of every request.
+    pub(crate) fn check_size(&self, line_bytes_max: u16, fields_max: u8) -> Result<(), Malformed> {
+        // Two spaces and `HTTP/1.1`.
+        if self.at(self.method).len() + self.at(self.target).len() + 10 > usize::from(line_bytes_max) {
+            return Err(Malformed::RequestLine);
+        }
+        if self.slots.len() > usize::from(fields_max) { Err(Malformed::HeaderFields) } else { Ok(()) }
+    }
+
     pub(crate) fn method(&self) -> &[u8] {
         self.at(self.method)
     }

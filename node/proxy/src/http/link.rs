@@ -15,7 +15,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
-    h2::link::LinkIo,
+    h2::link::{self, LinkIo},
     head::{Head, Malformed},
     held::Held,
 };
@@ -50,6 +50,8 @@ pub(crate) enum Wire {
 pub(crate) enum HeadError {
     /// The endpoint has closed without a byte.
     Stale,
+    /// It says that it has done nothing with the request.
+    Refused,
     BrokeOff,
     Malformed(Malformed),
 }
@@ -123,6 +125,7 @@ impl Link {
                     cells.received_upstream.add(n as u64);
                     self.has_received = true;
                 }
+                Err(error) if link::is_refusal(&error) => return Poll::Ready(Err(HeadError::Refused)),
                 Ok(_) | Err(_) if self.has_received => return Poll::Ready(Err(HeadError::BrokeOff)),
                 Ok(_) | Err(_) => return Poll::Ready(Err(HeadError::Stale)),
             }

@@ -162,6 +162,7 @@ async fn exchange(copy: Copy) -> Option<()> {
         may_repeat: false,
         is_idempotent: false,
         expects: false,
+        met: None,
     };
     let answered = ask(&worker, &serving, &mut deadline, question, &mut shadow).await.ok()?;
     let bodiless = is_head || matches!(response.status(), 204 | 304);

@@ -5,7 +5,7 @@ use std::{borrow::Cow, sync::Arc};
 use http::StatusCode;
 
 use super::{headers::BadRequest, reply::Answer};
-use crate::connect::Unreachable;
+use crate::{connect::Unreachable, rate::TooOften};
 
 /// Why there is no response of an endpoint to forward.
 pub(crate) enum Refusal {
@@ -15,8 +15,16 @@ pub(crate) enum Refusal {
     Framing,
     NoRoute,
     NoTarget,
+    /// As much is in flight as may be, and nobody left in time.
+    Busy,
+    /// Its client asks too often.
+    TooOften(TooOften),
+    /// The client may not connect to the app any more.
+    Denied,
     Unreachable,
     ConnectTimeout,
+    /// The endpoint has done nothing with it, and says so.
+    Refused,
     /// The endpoint broke off, or answered with something that cannot be forwarded.
     Upstream(&'static str),
     ResponseTimeout,
@@ -26,7 +34,9 @@ pub(crate) enum Refusal {
     Cut,
     /// User code could not do with the request what it should.
     Layer,
-    /// Nothing is wrong: this is what the route answers.
+    /// Who it is from could not be found out.
+    Unverified,
+    /// Nothing is wrong: this is what the route, or somebody who was asked, answers.
     Answer(Arc<Answer>),
 }
 
@@ -38,11 +48,16 @@ impl Refusal {
             Refusal::Framing => (400, "malformed request body\n"),
             Refusal::NoRoute => (404, "no route\n"),
             Refusal::NoTarget => (503, "no endpoint available\n"),
+            Refusal::Busy => (503, "too many requests at once\n"),
+            Refusal::TooOften(_) => (429, "too many requests\n"),
+            Refusal::Denied => (403, "not for this address\n"),
             Refusal::Unreachable => (502, "no endpoint could be reached\n"),
+            Refusal::Refused => (503, "the endpoint takes no more requests\n"),
             Refusal::ConnectTimeout => (504, "no endpoint could be reached in time\n"),
             Refusal::Upstream(reason) => (502, reason),
             Refusal::ResponseTimeout => (504, "the endpoint did not answer in time\n"),
             Refusal::UploadTimeout => (408, "request body came too slow\n"),
+            Refusal::Unverified => (503, "access could not be checked\n"),
             Refusal::Gone | Refusal::Cut => (502, "cut\n"),
             Refusal::Layer => (500, "a layer failed\n"),
             Refusal::Answer(ref answer) => (answer.status, ""),
@@ -57,16 +72,48 @@ impl Refusal {
             | Refusal::TooLarge
             | Refusal::Framing
             | Refusal::UploadTimeout
+            | Refusal::Denied
             | Refusal::Gone
             | Refusal::Cut => true,
             Refusal::NoRoute
             | Refusal::NoTarget
+            | Refusal::Busy
+            | Refusal::Refused
+            | Refusal::TooOften(_)
+            | Refusal::Unreachable
+            | Refusal::ConnectTimeout
+            | Refusal::Upstream(_)
+            | Refusal::Unverified
+            | Refusal::ResponseTimeout
+            | Refusal::Layer
+            | Refusal::Answer(_) => false,
+        }
+    }
+
+    pub(crate) fn answer_with(answer: Answer) -> Refusal {
+        Refusal::Answer(Arc::new(answer))
+    }
+
+    /// Seconds until it may be worth another try.
+    pub(crate) fn retry_after(&self) -> Option<u64> {
+        match self {
+            Refusal::Busy | Refusal::Unverified | Refusal::Refused => Some(1),
+            Refusal::TooOften(TooOften { wait }) => Some(wait.as_secs() + 1),
+            Refusal::Bad(_)
+            | Refusal::TooLarge
+            | Refusal::Framing
+            | Refusal::NoRoute
+            | Refusal::NoTarget
+            | Refusal::Denied
             | Refusal::Unreachable
             | Refusal::ConnectTimeout
             | Refusal::Upstream(_)
             | Refusal::ResponseTimeout
+            | Refusal::UploadTimeout
+            | Refusal::Gone
+            | Refusal::Cut
             | Refusal::Layer
-            | Refusal::Answer(_) => false,
+            | Refusal::Answer(_) => None,
         }
     }
 
@@ -80,16 +127,25 @@ impl Refusal {
     }
 
     /// Writes an answer; how many bytes of it are the head.
-    pub(crate) fn write(status: u16, is_http10: bool, goes_on: bool, text: &str, out: &mut Vec<u8>) -> usize {
+    pub(crate) fn write(
+        status: u16,
+        is_http10: bool,
+        goes_on: bool,
+        retry_after: Option<u64>,
+        text: &str,
+        out: &mut Vec<u8>,
+    ) -> usize {
+        let retry_after = retry_after.map(|seconds| format!("Retry-After: {seconds}\r\n"));
         let reason = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
         let connection = match Self::connection(is_http10, goes_on) {
             Some(connection) => format!("Connection: {connection}\r\n"),
             None => String::new(),
         };
         let head = format!(
-            "HTTP/1.1 {status} {}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n{connection}\r\n",
+            "HTTP/1.1 {status} {}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n{}{connection}\r\n",
             reason.unwrap_or_default(),
             text.len(),
+            retry_after.unwrap_or_default(),
         );
         out.extend_from_slice(head.as_bytes());
         let head = out.len();

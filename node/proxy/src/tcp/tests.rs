@@ -12,6 +12,7 @@ use super::*;
 use crate::{
     admission::Admission,
     clock::TICK,
+    overload::Overload,
     upstream::balance::Strategies,
     worker::{Begun, Shared, Worker},
 };
@@ -22,6 +23,7 @@ fn worker() -> Worker {
     let shared = Shared {
         strategies: Strategies::default(),
         layers: crate::Layers::default(),
+        overload: Overload::new(Some(0)),
         admission: Arc::new(Admission::new(0, 0)),
         stopping: 0.into(),
         heartbeats: vec![0.into()],

@@ -129,6 +129,12 @@ fn alpn(protocol: UpstreamProtocol, is_http: bool) -> Vec<Vec<u8>> {
     }
 }
 
+/// For a server whose certificate is of one of the authorities in this PEM file.
+pub(crate) fn client_for(ca: &std::path::Path) -> Result<Arc<ClientConfig>, String> {
+    let tls = UpstreamTls { server_name: None, ca: ca.to_owned(), identity: None };
+    client(&tls, &alpn(UpstreamProtocol::Http1, true))
+}
+
 fn client(tls: &UpstreamTls, alpn: &[Vec<u8>]) -> Result<Arc<ClientConfig>, String> {
     let provider = provider();
     let roots =

@@ -147,7 +147,8 @@ async fn a_strategy_of_the_embedding_program_chooses_by_its_own_rule() {
     strategies.register("last", || Box::new(Last));
     let (one, other) = (Origin::http("one").await, Origin::http("other").await);
     let config = flotilla_proxy::ProxyConfig { workers: 1, ..flotilla_proxy::ProxyConfig::default() };
-    let proxy = Proxy::start_with(config, strategies, flotilla_proxy::Layers::default()).unwrap();
+    let proxy =
+        Proxy::start_with(config, flotilla_proxy::Extensions { strategies, ..Default::default() }).unwrap();
     let (mut config, listen) = app(Http, &[one.address, other.address]);
     strategy("last")(&mut config);
     serve(&proxy, &config).await;

@@ -362,6 +362,7 @@ async fn only_clients_on_the_list_come_in_and_the_list_changes_in_place() {
         app.access = AccessConfig {
             allow: vec![allow.parse().unwrap()],
             deny: deny.into_iter().map(|deny| deny.parse().unwrap()).collect(),
+            ..AccessConfig::default()
         };
         serve(&proxy, &app).await;
         app.generation += 1;

@@ -12,7 +12,7 @@ use std::{
 use ::http::{HeaderValue, Request, Response, StatusCode};
 use bytes::Bytes;
 use flotilla_proxy::{
-    AppConfig, Layers, Proxy, ProxyConfig, Strategies,
+    AppConfig, Extensions, Layers, Proxy, ProxyConfig,
     config::Protocol,
     layers::{Content, Next},
 };
@@ -81,7 +81,7 @@ impl Service<Request<()>> for Kept<Next> {
 
 async fn layered(origin: &Origin, layers: Layers, names: &[&str]) -> (Proxy, SocketAddr) {
     let config = ProxyConfig { workers: 2, ..ProxyConfig::default() };
-    let proxy = Proxy::start_with(config, Strategies::default(), layers).unwrap();
+    let proxy = Proxy::start_with(config, Extensions { layers, ..Extensions::default() }).unwrap();
     let (app, listen) = app(Protocol::Http, &[origin.address]);
     let app = AppConfig { layers: names.iter().map(|name| (*name).to_owned()).collect(), ..app };
     serve(&proxy, &app).await;

@@ -4,6 +4,7 @@
 
 mod support;
 
+mod access;
 mod audit;
 mod balance;
 mod bulk;
@@ -12,6 +13,7 @@ mod edge;
 mod h2;
 mod http;
 mod layers;
+mod limits;
 mod metrics;
 mod resilience;
 mod route;

@@ -11,8 +11,8 @@ use std::{
 use flotilla_proxy::{
     AppConfig, Proxy,
     config::{
-        BreakerConfig, CheckConfig, CheckKind, OutlierConfig, Protocol::Http, RetryConfig, RetryMethods,
-        RetryOn,
+        BreakerConfig, CheckConfig, CheckKind, HedgeConfig, OutlierConfig, Protocol::Http, RetryConfig,
+        RetryMethods, RetryOn, UpstreamProtocol,
     },
 };
 use tokio::net::TcpStream;
@@ -203,4 +203,94 @@ async fn a_request_whose_body_is_gone_is_not_sent_again() {
     send(&mut client, "PUT / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\nabc").await;
     assert_eq!(status(&response(&mut client).await.0), 503);
     assert_eq!(asked.load(SeqCst), 1);
+}
+
+/// An origin in HTTP/2 that leaves so many requests alone, on each connection.
+async fn refusing(refused: usize) -> (Origin, Arc<AtomicUsize>) {
+    let left = Arc::new(AtomicUsize::new(refused));
+    let state = Arc::clone(&left);
+    let origin = Origin::new(move |stream| {
+        let left = Arc::clone(&state);
+        Box::pin(async move {
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            while let Some(Ok((_, mut respond))) = connection.accept().await {
+                if left.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok() {
+                    respond.send_reset(h2::Reason::REFUSED_STREAM);
+                    continue;
+                }
+                let response = http::Response::builder().header("content-length", "0").body(()).unwrap();
+                let _gone = respond.send_response(response, true);
+            }
+        })
+    })
+    .await;
+    (origin, left)
+}
+
+#[tokio::test]
+async fn a_request_that_an_endpoint_has_left_alone_is_tried_again_whatever_it_is() {
+    for (on, refused, expected) in [
+        (RetryOn::RefusedStream, 2, [200, 200]),
+        (RetryOn::RefusedStream, 9, [503, 503]),
+        // Nobody asked for it to be tried again; once on another connection is always fine.
+        (RetryOn::Connect, 9, [503, 503]),
+    ] {
+        let (origin, left) = refusing(refused).await;
+        let (_proxy, mut client) = serving_all(&[&origin], |app| {
+            app.retry = retry(std::slice::from_ref(&on), |_| ());
+            app.pools.get_mut("default").unwrap().protocol = UpstreamProtocol::Http2;
+        })
+        .await;
+        let statuses = [ask(&mut client, "POST").await, ask(&mut client, "GET").await];
+        assert_eq!(statuses, expected, "{on:?} {refused}: {} left", left.load(SeqCst));
+    }
+}
+
+#[tokio::test]
+async fn a_slow_answer_is_asked_for_elsewhere_and_the_first_one_counts() {
+    let (silent, good) = (Arc::new(AtomicUsize::new(1)), Arc::new(AtomicUsize::new(200)));
+    let ((one, asked), (other, _)) = (origin(&silent, "one").await, origin(&good, "other").await);
+    let (_proxy, mut client) = serving_all(&[&one, &other], |app| {
+        app.retry = retry(&[], |retry| {
+            retry.hedge = Some(HedgeConfig { after: Duration::from_millis(30), max: 1 });
+            retry.budget_percent = 100;
+        });
+        app.timeouts.response_header = Duration::from_millis(600);
+    })
+    .await;
+    for _ in 0..10 {
+        assert_eq!(ask(&mut client, "GET").await, 200);
+    }
+    assert!(asked.load(SeqCst) >= 4, "it was asked first about every second time");
+    // What is not to be repeated waits for whom it was sent to.
+    let statuses = [ask(&mut client, "POST").await, ask(&mut client, "POST").await];
+    assert!(statuses.contains(&504), "{statuses:?}");
+    // Where nobody answers, so many are asked and no more.
+    good.store(1, SeqCst);
+    let before = asked.load(SeqCst);
+    assert_eq!(ask(&mut client, "GET").await, 504);
+    assert_eq!(asked.load(SeqCst) - before, 1, "each of the two once");
+}
+
+#[tokio::test]
+async fn a_budget_bounds_hedges_as_well() {
+    let silent = Arc::new(AtomicUsize::new(1));
+    let ((one, asked), (other, asked_too)) = (origin(&silent, "one").await, origin(&silent, "other").await);
+    let (_proxy, mut client) = serving_all(&[&one, &other], |app| {
+        app.retry = retry(&[], |retry| {
+            retry.attempts = 1;
+            retry.hedge = Some(HedgeConfig { after: Duration::from_millis(1), max: 1 });
+            retry.budget_percent = 0;
+        });
+        app.timeouts.response_header = Duration::from_millis(100);
+    })
+    .await;
+    let begun = tokio::time::Instant::now();
+    for _ in 0..15 {
+        assert_eq!(ask(&mut client, "GET").await, 504);
+    }
+    let hedges = asked.load(SeqCst) + asked_too.load(SeqCst) - 15;
+    // Ten are free in ten seconds.
+    let free = 10 * (1 + begun.elapsed().as_secs() / 10);
+    assert!((1..=free).contains(&(hedges as u64)), "{hedges} of {free}");
 }

@@ -2,20 +2,51 @@
 
 use std::time::Duration;
 
-use super::{Findings, MAX_DURATION, MIN_DURATION};
+use super::{Findings, MAX_DURATION, MIN_DURATION, balance::is_token};
 use crate::{
-    Breaker, Outlier, Retry, RetryOn, Timeouts,
-    diagnostic::{CONTRADICTION, OUT_OF_RANGE},
+    Breaker, Hedge, Outlier, Rate, RateKey, Retry, RetryOn, Timeouts,
+    diagnostic::{CONTRADICTION, OUT_OF_RANGE, WRONG_VALUE},
     units::duration_text,
 };
 
 /// More would only be a slower failure.
 const MAX_ATTEMPTS: u32 = 10;
+/// More would be an attack on those who are slow already.
+const MAX_HEDGES: u32 = 3;
 /// A request that waits longer between attempts has lost its client.
 const MAX_BACKOFF: Duration = Duration::from_secs(10);
 /// Ten buckets of at least ten milliseconds.
 const MIN_WINDOW: Duration = Duration::from_millis(100);
 const MAX_WINDOW: Duration = Duration::from_secs(3600);
+
+/// A client that waits longer has gone.
+const MAX_PENDING_TIMEOUT: Duration = Duration::from_secs(300);
+/// A request each microsecond.
+const MAX_RATE: u32 = 1_000_000;
+/// 16 bytes each.
+const MAX_RATE_KEYS: u32 = 10_000_000;
+
+pub(super) fn room(pending_timeout: Duration, soft: u32, hard: u32, findings: &mut Findings) {
+    findings.duration_or_off("limits.pending_timeout", pending_timeout, MAX_PENDING_TIMEOUT);
+    if hard != 0 && soft > hard {
+        let message =
+            format!("`target_soft` ({soft}) is more than `target_hard` ({hard}), which comes first");
+        findings.add("limits.target_soft", CONTRADICTION, message);
+    }
+}
+
+pub(super) fn rate(rate: Option<&Rate>, findings: &mut Findings) {
+    let Some(Rate { key, per_second, burst, max_keys }) = rate else { return };
+    findings.number("limits.rate.per_second", *per_second, 1..=MAX_RATE);
+    findings.number("limits.rate.burst", *burst, 0..=MAX_RATE);
+    findings.number("limits.rate.max_keys", *max_keys, 1..=MAX_RATE_KEYS);
+    if let RateKey::Header(name) = key
+        && !is_token(name)
+    {
+        let message = format!("`{name}` is not the name of a header field");
+        findings.add("limits.rate.key", WRONG_VALUE, message);
+    }
+}
 
 pub(super) fn outlier(outlier: &Outlier, findings: &mut Findings) {
     let Outlier { consecutive_failures: _, ejection, max_ejected } = outlier;
@@ -31,7 +62,11 @@ pub(super) fn breaker(breaker: Option<&Breaker>, findings: &mut Findings) {
 }
 
 pub(super) fn retry(retry: &Retry, timeouts: &Timeouts, findings: &mut Findings) {
-    let Retry { attempts, on, per_try_timeout, backoff, budget, methods: _ } = retry;
+    let Retry { attempts, on, per_try_timeout, backoff, budget, methods: _, hedge } = retry;
+    if let Some(Hedge { after, max }) = hedge {
+        findings.duration("retry.hedge.after", *after, MIN_DURATION..=MAX_DURATION);
+        findings.number("retry.hedge.max", *max, 1..=MAX_HEDGES);
+    }
     findings.number("retry.attempts", *attempts, 1..=MAX_ATTEMPTS);
     for (index, on) in on.iter().enumerate() {
         if let RetryOn::Status(status) = on

@@ -33,11 +33,15 @@ fn every_field_of_a_spec_arrives() {
                   "rise":8,"fall":9,"expect":["200-299",404]},
         "outlier": {"consecutive_failures":3,"ejection":"7s","max_ejected":20},
         "breaker": {"error_percent":40,"window":"8s","min_requests":9,"open_for":"3s"},
-        "retry": {"attempts":4,"on":["connect","reset","timeout","gateway_error","server_error",429],
-                  "per_try_timeout":"5ms","backoff":{"base":"1ms","max":"2ms"},"budget":30,"methods":"all"},
-        "timeouts": {"connect":"10ms","tls_handshake":"9ms","request_header":"11ms","response_header":"12ms","request":"13ms",
+        "retry": {"attempts":4,"on":["connect","refused_stream","reset","timeout","gateway_error","server_error",429],
+                  "per_try_timeout":"5ms","backoff":{"base":"1ms","max":"2ms"},"budget":30,"methods":"all",
+                  "hedge":{"after":"49ms","max":2}},
+        "timeouts": {"connect":"10ms","tls_handshake":"9ms","request_header":"11ms","request_body":"53ms","response_header":"12ms","request":"13ms",
                      "idle":"14ms","tcp_idle":"15ms","tunnel":"16ms"},
-        "limits": {"max_connections":17,"max_connections_per_ip":25,"max_header_size":"18 B","max_body_size":"19 B"},
+        "limits": {"max_connections":17,"max_connections_per_ip":25,"max_header_size":"18 B","max_body_size":"19 B",
+            "max_request_line":"50 B","max_header_fields":51,"max_requests_per_connection":52,
+            "max_in_flight":41,"max_pending":42,"pending_timeout":"43ms","target_soft":44,"target_hard":45,
+            "rate":{"key":"header:X-Key","per_second":46,"burst":47,"max_keys":48}},
         "upstream": {"max_idle":20,"idle_timeout":"21s","tcp_keepalive":{"idle":"22s","interval":"23s","count":24},
                      "send_proxy":"v2","protocol":"http1",
                      "tls":{"server_name":"s","ca":"/ca.pem","certificate":"me"}},
@@ -163,6 +167,7 @@ fn every_field_of_a_spec_arrives() {
             attempts: 4,
             on: vec![
                 proxy::RetryOn::Connect,
+                proxy::RetryOn::RefusedStream,
                 proxy::RetryOn::Reset,
                 proxy::RetryOn::Timeout,
                 proxy::RetryOn::GatewayError,
@@ -173,11 +178,13 @@ fn every_field_of_a_spec_arrives() {
             backoff: (millis(1), millis(2)),
             budget_percent: 30,
             methods: proxy::RetryMethods::All,
+            hedge: Some(proxy::HedgeConfig { after: millis(49), max: 2 }),
         },
         timeouts: proxy::Timeouts {
             connect: millis(10),
             tls_handshake: millis(9),
             request_header: millis(11),
+            request_body: millis(53),
             response_header: millis(12),
             request: millis(13),
             idle: millis(14),
@@ -188,16 +195,88 @@ fn every_field_of_a_spec_arrives() {
             max_connections: 17,
             max_connections_per_source: 25,
             max_header_bytes: 18,
+            max_request_line_bytes: 50,
+            max_header_fields: 51,
+            max_requests_per_connection: 52,
             max_body_bytes: 19,
+            max_in_flight: 41,
+            max_pending: 42,
+            pending_timeout: millis(43),
+            target_soft: 44,
+            target_hard: 45,
+            rate: Some(proxy::RateConfig {
+                key: proxy::RateKey::Header("x-key".to_owned()),
+                per_second: 46,
+                burst: 47,
+                max_keys: 48,
+            }),
         },
         compression: None,
         layers: Vec::new(),
         access: proxy::AccessConfig {
             allow: vec!["10.0.0.0/8".parse().unwrap()],
             deny: vec!["10.1.0.0/16".parse().unwrap()],
+            ..proxy::AccessConfig::default()
         },
     };
     assert_eq!(app, expected);
+}
+
+#[test]
+fn every_word_of_access_arrives_and_services_become_pools() {
+    let app = translated(
+        r#"
+        "listen": ["http:80"], "targets": ["a:1"], "check": "/up",
+        "access": {
+            "basic": {"realm":"r","users":{"ann":"h"},"file":"/users","timeout":"1ms"},
+            "jwt": {"jwks":"https://id/keys","ca":"id","issuer":"i","audience":["x"],"algorithms":["HS256"],
+                    "header":"X-Token","leeway":"2s","refresh":"3s","refresh_floor":"4s","timeout":"5s"},
+            "forward": {"targets":["auth:2"],"path":"/v","copy":["X-User"],"timeout":"6s"},
+            "ext_authz": {"targets":["authz:3"],"timeout":"7s","tls":{"ca":"id"}},
+            "signer": "s"
+        }
+        "#,
+        &[80],
+        None,
+    );
+    let seconds = Duration::from_secs;
+    let expected = proxy::AccessConfig {
+        allow: Vec::new(),
+        deny: Vec::new(),
+        basic: Some(proxy::BasicConfig {
+            realm: "r".to_owned(),
+            users: [("ann".to_owned(), "h".to_owned())].into(),
+            file: Some("/users".into()),
+            timeout: Duration::from_millis(1),
+        }),
+        jwt: Some(proxy::JwtConfig {
+            jwks: "https://id/keys".to_owned(),
+            ca: Some("/certificates/id.pem".into()),
+            issuer: Some("i".to_owned()),
+            audience: vec!["x".to_owned()],
+            algorithms: vec![proxy::JwtAlgorithm::Hs256],
+            header: "x-token".to_owned(),
+            leeway: seconds(2),
+            refresh: seconds(3),
+            refresh_floor: seconds(4),
+            timeout: seconds(5),
+        }),
+        forward: Some(proxy::ForwardAuthConfig {
+            pool: "access:forward".to_owned(),
+            path: "/v".to_owned(),
+            copy: vec!["x-user".to_owned()],
+            timeout: seconds(6),
+        }),
+        grpc: Some(proxy::GrpcAuthConfig { pool: "access:ext_authz".to_owned(), timeout: seconds(7) }),
+        signer: Some("s".to_owned()),
+    };
+    assert_eq!(app.access, expected);
+    let forward = &app.pools["access:forward"];
+    assert_eq!(forward.targets, [proxy::TargetConfig::new("auth:2", 100)]);
+    assert_eq!((forward.protocol, &forward.check), (proxy::UpstreamProtocol::Auto, &Default::default()));
+    let grpc = &app.pools["access:ext_authz"];
+    assert_eq!(grpc.protocol, proxy::UpstreamProtocol::Http2);
+    assert_eq!(grpc.tls.as_ref().unwrap().ca, std::path::Path::new("/certificates/id.pem"));
 }
 
 #[test]

@@ -65,6 +65,15 @@ pub(crate) async fn open(cells: &Rc<AppCells>, stream: Stream) -> io::Result<Sen
     Ok(send)
 }
 
+/// Whether the endpoint says that it has not begun with the request: it may be sent again, whatever it is (RFC 9113
+/// §8.7). Streams beyond the last one of a GOAWAY are of that kind (§6.8).
+pub(crate) fn is_refusal(error: &io::Error) -> bool {
+    let error = error.get_ref().and_then(|error| error.downcast_ref::<h2::Error>());
+    error.is_some_and(|error| {
+        error.is_remote() && (error.reason() == Some(h2::Reason::REFUSED_STREAM) || error.is_go_away())
+    })
+}
+
 impl LinkIo {
     pub(crate) fn new(send: SendRequest<Bytes>, is_secure: bool) -> LinkIo {
         LinkIo { send, is_secure, output: Output::Head(Vec::new()), input: Incoming::Nothing, is_head: false }

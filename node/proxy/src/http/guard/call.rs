@@ -1,0 +1,164 @@
+//! A question to a service of the user's, asked on the way: over a pool of the app, with everything that pools do.
+
+use std::{
+    future::poll_fn,
+    task::{Context, Poll},
+};
+
+use super::super::{
+    ask::{Front, Question, ask},
+    body::{Arriving, BodyError, Encode, Framing, Source},
+    connection::{Client, Connection},
+    forward::Parts,
+    head::Head,
+    headers,
+    refusal::Refusal,
+};
+use crate::{clock::Expired, generation::LocalServing};
+
+/// An answer that is longer is none.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+
+/// What is asked: everything that goes over the wire.
+pub(super) struct Call<'a> {
+    pub(super) pool: usize,
+    pub(super) head: &'a [u8],
+    pub(super) body: &'a [u8],
+    /// Asking twice does no more than asking once.
+    pub(super) is_idempotent: bool,
+}
+
+/// What came back, beside the head in [`Parts::response`].
+pub(super) struct Called {
+    pub(super) body: Vec<u8>,
+    /// Field lines behind the body.
+    pub(super) trailers: Vec<u8>,
+}
+
+/// Asks, within the deadline that the connection has.
+pub(super) async fn call<C: Client>(
+    connection: &mut Connection<C>,
+    serving: &LocalServing,
+    parts: &mut Parts,
+    call: Call<'_>,
+) -> Result<Called, Refusal> {
+    let Connection { io, held, worker, deadline, .. } = connection;
+    let Parts { response, upload, download, up, .. } = parts;
+    let cells = &serving.local.cells;
+    up.reset();
+    up.begin(Encode::Plain).extend_from_slice(call.head);
+    let mut caller = Caller {
+        client: Arriving {
+            from: io,
+            held,
+            body: upload,
+            buffers: &worker.buffers,
+            received: &cells.received_client,
+        },
+        body: call.body,
+    };
+    let question = Question {
+        pool: call.pool,
+        key: None,
+        up,
+        response,
+        has_body: !call.body.is_empty(),
+        may_repeat: call.is_idempotent && call.body.is_empty(),
+        is_idempotent: call.is_idempotent,
+        expects: false,
+        met: None,
+    };
+    let mut answered = ask(worker, serving, deadline, question, &mut caller).await?;
+    let is_bodiless = matches!(response.status(), 204 | 304);
+    let framing = headers::check_response(response, is_bodiless).map_err(Refusal::Upstream)?;
+    download.begin(framing, ANSWER_BYTES_MAX as u64);
+    let mut body = Vec::new();
+    let mut arriving = Arriving {
+        from: &mut answered.link.stream,
+        held: &mut answered.link.held,
+        body: download,
+        buffers: &worker.buffers,
+        received: &cells.received_upstream,
+    };
+    poll_fn(|cx| {
+        loop {
+            match arriving.poll_bytes(cx) {
+                Poll::Ready(Ok(())) => {
+                    let n = arriving.bytes().len();
+                    body.extend_from_slice(arriving.bytes());
+                    arriving.consume(n);
+                    if arriving.is_end() {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(Refusal::Upstream("no whole answer\n"))),
+                Poll::Pending => break,
+            }
+        }
+        deadline.poll_expired(&worker.clock, cx).map(|expired| match expired {
+            Expired::Cut => Err(Refusal::Cut),
+            Expired::Deadline => Err(Refusal::ResponseTimeout),
+        })
+    })
+    .await?;
+    let trailers = arriving.trailers().to_vec();
+    let mut link = answered.link;
+    if !headers::is_last(response) && framing != Framing::UntilClose && link.held.is_empty() {
+        link.held.release(&worker.buffers);
+        answered.in_flight.0.put(link, worker.clock.now());
+    }
+    Ok(Called { body, trailers })
+}
+
+/// Whether what a request begins with may be said to others: it is about the request, not about the connection.
+pub(super) fn is_about_request(head: &Head, name: &[u8]) -> bool {
+    use super::super::head::{Tag, tag};
+    let is_named = || {
+        let mut options = head.tokens(Tag::Connection);
+        options.any(|option| option.eq_ignore_ascii_case(name))
+    };
+    tag(name) == Tag::Other && !(head.facts().options.names && is_named())
+}
+
+/// Who asks: this proxy, for as long as its client waits.
+struct Caller<'a, C> {
+    client: Arriving<'a, C>,
+    body: &'a [u8],
+}
+
+impl<C: Client> Source for Caller<'_, C> {
+    fn poll_bytes(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.body
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.body = &self.body[n..];
+    }
+
+    fn is_end(&self) -> bool {
+        true
+    }
+
+    fn trailers(&self) -> &[u8] {
+        &[]
+    }
+}
+
+impl<C: Client> Front for Caller<'_, C> {
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.client.poll_gone(cx)
+    }
+
+    /// The client is not told what is none of its business.
+    fn inform(&mut self, _: &mut Head) {}
+
+    fn go_on(&mut self) {}
+
+    fn poll_informed(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
+}

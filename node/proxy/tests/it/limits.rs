@@ -1,0 +1,272 @@
+//! What may be in flight at once, who waits for it, and how often a client may ask.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use flotilla_proxy::{
+    AppConfig, Proxy,
+    config::{AccessConfig, Limits, Protocol, RateConfig, RateKey, RetryConfig, RouteConfig},
+};
+use tokio::{
+    net::TcpStream,
+    sync::{Semaphore, watch},
+    task::JoinSet,
+};
+
+use crate::support::*;
+
+/// An origin that answers as many requests as it is allowed to, and counts those that it has.
+struct Gated {
+    origin: Origin,
+    now: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+    allowed: Arc<Semaphore>,
+    seen: watch::Receiver<usize>,
+}
+
+async fn gated(name: &'static str) -> Gated {
+    let (now, most) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+    let allowed = Arc::new(Semaphore::new(0));
+    let (sender, seen) = watch::channel(0);
+    let sender = Arc::new(sender);
+    let parts = (Arc::clone(&now), Arc::clone(&most), Arc::clone(&allowed));
+    let origin = Origin::new(move |mut stream| {
+        let ((now, most, allowed), sender) = (parts.clone(), Arc::clone(&sender));
+        Box::pin(async move {
+            while let Ok(head) = head(&mut stream).await {
+                most.fetch_max(now.fetch_add(1, SeqCst) + 1, SeqCst);
+                sender.send_modify(|seen| *seen += 1);
+                let mut byte = [0];
+                let is_allowed = tokio::select! {
+                    permit = allowed.acquire() => { permit.unwrap().forget(); true }
+                    // Nobody waits for it any more.
+                    _gone = stream.peek(&mut byte) => false,
+                };
+                now.fetch_sub(1, SeqCst);
+                if !is_allowed {
+                    return;
+                }
+                let path = head.split(' ').nth(1).unwrap();
+                let body = format!("{name}{path}");
+                let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+                send(&mut stream, answer).await;
+            }
+        })
+    })
+    .await;
+    Gated { origin, now, most, allowed, seen }
+}
+
+impl Gated {
+    /// Waits until so many requests have come in all.
+    async fn saw(&self, n: usize) {
+        let mut seen = self.seen.clone();
+        tokio::time::timeout(PATIENCE, seen.wait_for(|seen| *seen >= n)).await.expect("in time").unwrap();
+    }
+}
+
+async fn serving(origins: &[&Gated], limits: Limits) -> (Proxy, AppConfig, SocketAddr) {
+    let proxy = proxy();
+    let addresses: Vec<_> = origins.iter().map(|gated| gated.origin.address).collect();
+    let (mut config, listen) = app(Protocol::Http, &addresses);
+    config.limits = limits;
+    serve(&proxy, &config).await;
+    (proxy, config, listen)
+}
+
+async fn asking(listen: SocketAddr, path: &str) -> TcpStream {
+    let mut client = connect(listen).await;
+    send(&mut client, format!("GET {path} HTTP/1.1\r\nhost: test\r\n\r\n")).await;
+    client
+}
+
+/// Takes out the one of these that is refused, which says what it is told.
+async fn refused(clients: &mut Vec<TcpStream>) -> String {
+    let refused = {
+        let readable = clients.iter().map(|client| Box::pin(client.readable()));
+        let (ready, at, _) = tokio::time::timeout(PATIENCE, futures_util::future::select_all(readable))
+            .await
+            .expect("one too many");
+        ready.unwrap();
+        at
+    };
+    response(&mut clients.remove(refused)).await.0
+}
+
+#[tokio::test]
+async fn requests_beyond_the_bound_wait_and_beyond_that_are_refused() {
+    for by_target in [false, true] {
+        let origin = gated("o").await;
+        let limits = Limits {
+            max_in_flight: if by_target { 0 } else { 2 },
+            target_hard: if by_target { 2 } else { 0 },
+            max_pending: 3,
+            pending_timeout: PATIENCE * 3,
+            ..Limits::default()
+        };
+        let (_proxy, _, listen) = serving(&[&origin], limits).await;
+        let mut clients = vec![asking(listen, "/1").await, asking(listen, "/2").await];
+        origin.saw(2).await;
+        let mut waiting = Vec::new();
+        for path in ["/3", "/4", "/5", "/6"] {
+            waiting.push(asking(listen, path).await);
+        }
+        let head = refused(&mut waiting).await;
+        assert_eq!((status(&head), field(&head, "retry-after")), (503, Some("1")), "{head}");
+        assert_eq!(origin.now.load(SeqCst), 2);
+        clients.append(&mut waiting);
+        origin.allowed.add_permits(clients.len());
+        for client in &mut clients {
+            assert_eq!(status(&response(client).await.0), 200, "by target: {by_target}");
+        }
+        assert_eq!(origin.most.load(SeqCst), 2, "by target: {by_target}");
+    }
+}
+
+#[tokio::test]
+async fn a_wait_ends_with_its_deadline_and_with_its_client() {
+    let origin = gated("o").await;
+    let limits = Limits {
+        max_in_flight: 1,
+        max_pending: 1,
+        pending_timeout: Duration::from_millis(300),
+        ..Limits::default()
+    };
+    let (proxy, mut config, listen) = serving(&[&origin], limits).await;
+    let mut first = asking(listen, "/first").await;
+    origin.saw(1).await;
+    let mut late = asking(listen, "/late").await;
+    let (head, body) = response(&mut late).await;
+    assert_eq!((status(&head), body.as_str()), (503, "too many requests at once\n"));
+    // From now on nobody is late, but some go away.
+    config.generation = 2;
+    config.limits.pending_timeout = PATIENCE * 3;
+    serve(&proxy, &config).await;
+    for round in 2..5 {
+        let mut clients = vec![asking(listen, "/a").await, asking(listen, "/b").await];
+        assert_eq!(status(&refused(&mut clients).await), 503);
+        // The other one waits, and goes.
+        clients.into_iter().for_each(reset);
+        origin.allowed.add_permits(1);
+        assert_eq!(status(&response(&mut first).await.0), 200);
+        first = asking(listen, "/next").await;
+        origin.saw(round).await;
+    }
+    origin.allowed.add_permits(1);
+    assert_eq!(status(&response(&mut first).await.0), 200);
+}
+
+#[tokio::test]
+async fn a_target_beyond_its_soft_bound_is_passed_over_and_never_goes_beyond_the_hard_one() {
+    let (one, other) = (gated("one").await, gated("other").await);
+    let limits = Limits { target_soft: 2, target_hard: 3, max_pending: 100, ..Limits::default() };
+    let (_proxy, _, listen) = serving(&[&one, &other], limits).await;
+    let mut clients = JoinSet::new();
+    let mut ask = |count: usize| {
+        for _ in 0..count {
+            clients.spawn(async move {
+                let mut client = asking(listen, "/").await;
+                status(&response(&mut client).await.0)
+            });
+        }
+    };
+    ask(4);
+    one.saw(2).await;
+    other.saw(2).await;
+    ask(2);
+    one.saw(3).await;
+    other.saw(3).await;
+    ask(2);
+    // Two more wait. Whoever answers first gets the next one.
+    one.allowed.add_permits(2);
+    one.saw(5).await;
+    one.allowed.add_permits(3);
+    other.allowed.add_permits(3);
+    let statuses = clients.join_all().await;
+    assert_eq!(statuses, [200; 8]);
+    assert_eq!((one.most.load(SeqCst), other.most.load(SeqCst)), (3, 3));
+}
+
+#[tokio::test]
+async fn sessions_wait_for_a_target_as_well() {
+    let echo = Origin::echo().await;
+    let proxy = proxy();
+    let (mut config, listen) = app(Protocol::Tcp, &[echo.address]);
+    config.limits =
+        Limits { target_hard: 1, max_pending: 1, pending_timeout: PATIENCE * 3, ..Limits::default() };
+    serve(&proxy, &config).await;
+    let mut first = connect(listen).await;
+    send(&mut first, "a").await;
+    assert_eq!(receive(&mut first, 1).await, b"a");
+    let mut clients = [connect(listen).await, connect(listen).await];
+    // One of them waits and the other one is refused.
+    let refused = {
+        let [one, other] = &mut clients;
+        tokio::select! {
+            _ = one.readable() => 0,
+            _ = other.readable() => 1,
+        }
+    };
+    assert_reset(&mut clients[refused]).await;
+    drop(first);
+    let waiting = &mut clients[1 - refused];
+    send(waiting, "b").await;
+    assert_eq!(receive(waiting, 1).await, b"b");
+}
+
+#[tokio::test]
+async fn each_client_has_a_rate_of_its_own() {
+    let origin = Origin::http("fine").await;
+    let proxy = proxy();
+    let (mut config, listen) = app(Protocol::Http, &[origin.address]);
+    let rate = |key| Some(RateConfig { key, per_second: 1, burst: 3, max_keys: 1000 });
+    config.limits.rate = rate(RateKey::Header("x-key".to_owned()));
+    serve(&proxy, &config).await;
+    let mut client = connect(listen).await;
+    let mut ask = async |key: &str| {
+        send(&mut client, format!("GET / HTTP/1.1\r\nhost: a\r\n{key}\r\n\r\n")).await;
+        response(&mut client).await.0
+    };
+    let heads = [ask("x-key: a").await, ask("X-Key: a").await, ask("x-key: a").await, ask("x-key: a").await];
+    assert_eq!(heads.each_ref().map(|head| status(head)), [200, 200, 200, 429]);
+    assert!(field(&heads[3], "retry-after").unwrap().parse::<u64>().unwrap() >= 1);
+    assert_eq!(status(&ask("x-key: b").await), 200);
+    // Without the field it is the address.
+    let nameless = [ask("y: a").await, ask("y: b").await, ask("y: c").await, ask("y: d").await];
+    assert_eq!(nameless.each_ref().map(|head| status(head)), [200, 200, 200, 429]);
+    // A change that leaves the rate as it is forgives nothing.
+    config.generation = 2;
+    config.retry = RetryConfig { attempts: 2, ..RetryConfig::default() };
+    serve(&proxy, &config).await;
+    assert_eq!(status(&ask("y: e").await), 429);
+    // By route: all clients of one together.
+    config.generation = 3;
+    config.routes = vec![RouteConfig::hosts("a", ["a"], "default")];
+    config.limits.rate = rate(RateKey::Route);
+    serve(&proxy, &config).await;
+    let routed = [ask("x-key: 1").await, ask("x-key: 2").await, ask("x-key: 3").await, ask("x-key: 4").await];
+    assert_eq!(routed.each_ref().map(|head| status(head)), [200, 200, 200, 429]);
+}
+
+#[tokio::test]
+async fn a_new_deny_ends_connections_that_were_let_in() {
+    let origin = Origin::http("fine").await;
+    let proxy = proxy();
+    let (mut config, listen) = app(Protocol::Http, &[origin.address]);
+    serve(&proxy, &config).await;
+    let mut client = connect(listen).await;
+    assert_eq!(get(&mut client, "/").await.0, 200);
+    config.generation = 2;
+    config.access = AccessConfig { deny: vec!["127.0.0.0/8".parse().unwrap()], ..AccessConfig::default() };
+    serve(&proxy, &config).await;
+    send(&mut client, "GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let head = response(&mut client).await.0;
+    assert_eq!((status(&head), field(&head, "connection")), (403, Some("close")));
+    assert_eq!(rest(&mut client).await.unwrap(), b"");
+}
