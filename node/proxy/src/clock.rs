@@ -180,6 +180,13 @@ impl Timer {
         self.generation.set(generation);
     }
 
+    /// Forgets deadline and owner. False: it has been cut, which is for ever.
+    pub(crate) fn clear(&self) -> bool {
+        self.deadline.set(NEVER);
+        self.waker.borrow_mut().take();
+        !self.cut.get()
+    }
+
     fn register(&self, waker: &Waker) {
         let mut registered = self.waker.borrow_mut();
         if !registered.as_ref().is_some_and(|known| known.will_wake(waker)) {

@@ -9,10 +9,8 @@ use std::{
     time::Duration,
 };
 
-use tokio::io::AsyncRead;
-
 use super::{
-    body::{Arriving, BodyError, MoveError, Outgoing, Source},
+    body::{Arriving, BodyError, Medium, MoveError, Outgoing, Source},
     deadline::{Deadline, Phase},
     h2::link,
     head::Head,
@@ -55,7 +53,8 @@ pub(crate) struct Question<'a> {
     pub(crate) pool: usize,
     /// What a strategy that hashes goes by.
     pub(crate) key: Option<u64>,
-    /// Its head is in there.
+    pub(crate) request: &'a Head,
+    /// Its head as text is in there.
     pub(crate) up: &'a mut Outgoing,
     /// Where the head of its response goes.
     pub(crate) response: &'a mut Head,
@@ -343,9 +342,17 @@ async fn send<F: Front>(
     let cells = &serving.local.cells;
     let clock = &worker.clock;
     let idle = shorter(timeouts.request_body, timeouts.idle);
-    let Question { up, response, has_body, expects, .. } = question;
+    let Question { request, up, response, has_body, expects, .. } = question;
     let mut has_body = *has_body;
     let mut upload = if *expects { Upload::Waiting } else { Upload::Going };
+    if let Some(sent) = link.ask(request, &cells.sent_upstream) {
+        sent.map_err(|_gone| Failure::Stale)?;
+        if upload == Upload::Waiting {
+            // In HTTP/2 a body that is not wanted costs one stream and no connection: there is no waiting.
+            upload = Upload::Going;
+            front.go_on();
+        }
+    }
     let mut interim = 0;
     match (has_body, upload) {
         (true, Upload::Waiting) => deadline.enter(clock, Phase::Upstream, EXPECT_WAIT),
@@ -434,9 +441,12 @@ async fn send<F: Front>(
     .await
 }
 
-impl<R: AsyncRead + Unpin> Arriving<'_, R> {
+impl<R: Medium> Arriving<'_, R> {
     /// Ready once the other side is gone. What it says meanwhile is kept, as much as fits.
     pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.from.is_framed() {
+            return self.from.poll_gone(cx);
+        }
         while !self.held.is_full() {
             match self.held.poll_fill(cx, self.buffers, self.from) {
                 Poll::Ready(Ok(n)) if n > 0 => self.received.add(n as u64),

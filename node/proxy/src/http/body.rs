@@ -11,10 +11,13 @@ use std::{
 };
 
 use memchr::{memchr, memchr_iter, memmem};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 
 use super::{head, headers, held::Held, splice};
-use crate::{buffers::Buffers, metrics::Count};
+use crate::{buffers::Buffers, metrics::Count, stream::Stream};
 
 /// A chunk size with its extensions; those we know of have about a hundred bytes.
 const CHUNK_LINE_MAX: usize = 1024;
@@ -25,11 +28,37 @@ const TRAILERS_MAX: usize = 32;
 /// lies: gathering costs the kernel about as much as copying this.
 const COPY_MAX: usize = 4 * 1024;
 
+/// A connection, or a stream of one. What it carries is text, or goes in frames that say where a body ends.
+pub(crate) trait Medium: AsyncRead + AsyncWrite + Unpin {
+    fn is_framed(&self) -> bool {
+        false
+    }
+    /// Sends some of `bytes`; with an `end` they are the last, and those field lines come behind them. How many went.
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+        _: Option<&[u8]>,
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(self).poll_write(cx, bytes)
+    }
+    /// Writes the field lines that came behind a body in frames.
+    fn take_trailers(&mut self, _: &mut Vec<u8>) {}
+    /// Ready once nobody waits at the other end of the frames.
+    fn poll_gone(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
+}
+
+impl Medium for TcpStream {}
+impl Medium for Stream {}
+
 /// How the end of a body is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Framing {
     Length(u64),
     Chunked,
+    /// It ends where the connection does, or with the last of its frames.
     UntilClose,
 }
 
@@ -212,7 +241,7 @@ pub(crate) struct Arriving<'a, R> {
     pub(crate) received: &'a Count,
 }
 
-impl<R: AsyncRead + Unpin> Source for Arriving<'_, R> {
+impl<R: Medium> Source for Arriving<'_, R> {
     fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
         loop {
             if !self.body.ready.is_empty() || self.body.is_done() {
@@ -229,7 +258,10 @@ impl<R: AsyncRead + Unpin> Source for Arriving<'_, R> {
                 }
             }
             match ready!(self.held.poll_fill(cx, self.buffers, self.from)) {
-                Ok(0) if self.body.stage == Stage::UntilClose => self.body.stage = Stage::Done,
+                Ok(0) if self.body.stage == Stage::UntilClose => {
+                    self.body.stage = Stage::Done;
+                    self.from.take_trailers(&mut self.body.trailers);
+                }
                 Ok(0) | Err(_) => return Poll::Ready(Err(BodyError::BrokeOff)),
                 Ok(n) => self.received.add(n as u64),
             }
@@ -370,6 +402,11 @@ impl Outgoing {
         &mut self.front
     }
 
+    /// What was begun and is not written yet.
+    pub(crate) fn text(&self) -> &[u8] {
+        &self.front
+    }
+
     /// Bytes written so far.
     pub(crate) fn moved(&self) -> u64 {
         self.moved
@@ -395,13 +432,16 @@ impl Outgoing {
     }
 
     /// Moves on as far as possible. Ready once everything is written, or what comes is to be handed over.
-    pub(crate) fn poll_move<S: Source, W: AsyncWrite + Unpin>(
+    pub(crate) fn poll_move<S: Source, W: Medium>(
         &mut self,
         cx: &mut Context<'_>,
         source: &mut S,
         to: &mut W,
         sent: &Count,
     ) -> Poll<Result<(), MoveError>> {
+        if to.is_framed() {
+            return self.poll_frames(cx, source, to, sent);
+        }
         loop {
             if self.hands_over && !self.is_fresh && !self.has_bytes() && source.is_long() {
                 return Poll::Ready(Ok(()));
@@ -428,14 +468,37 @@ impl Outgoing {
         }
     }
 
+    /// The body alone, as it lies there: the head has gone its own way.
+    fn poll_frames<S: Source, W: Medium>(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut S,
+        to: &mut W,
+        sent: &Count,
+    ) -> Poll<Result<(), MoveError>> {
+        while !self.is_complete {
+            ready!(source.poll_bytes(cx)).map_err(MoveError::Source)?;
+            let bytes = source.bytes();
+            let end = source.is_end().then(|| source.trailers());
+            let Ok(n) = ready!(to.poll_frame(cx, bytes, end)) else {
+                return Poll::Ready(Err(MoveError::Target));
+            };
+            self.is_complete = n == bytes.len() && end.is_some();
+            self.moved += n as u64;
+            sent.add(n as u64);
+            source.consume(n);
+        }
+        Poll::Ready(Ok(()))
+    }
+
     /// Writes what is there of the head, and nothing of the body.
-    pub(crate) fn poll_head<W: AsyncWrite + Unpin>(
+    pub(crate) fn poll_head<W: Medium>(
         &mut self,
         cx: &mut Context<'_>,
         to: &mut W,
         sent: &Count,
     ) -> Poll<Result<(), MoveError>> {
-        while self.front_sent < self.front.len() {
+        while self.front_sent < self.front.len() && !to.is_framed() {
             let n = match ready!(Pin::new(&mut *to).poll_write(cx, &self.front[self.front_sent..])) {
                 Ok(0) | Err(_) => return Poll::Ready(Err(MoveError::Target)),
                 Ok(n) => n,

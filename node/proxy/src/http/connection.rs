@@ -2,19 +2,18 @@
 
 use std::{
     future::poll_fn,
+    io,
     rc::Rc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::Bytes;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-};
+use tokio::net::TcpStream;
 
 use super::{
     FORBIDDEN,
+    body::Medium,
     deadline::{Deadline, Phase},
     forward::{Parts, Then, exchange},
     head::{Head, Malformed, may_be_whole, partial},
@@ -24,7 +23,7 @@ use super::{
 use crate::{
     clock::{Expired, NEVER},
     generation::{LocalServing, Pin},
-    metrics::AppCells,
+    metrics::{AppCells, LimitCells},
     pool::InFlight,
     port::At,
     session::{End, reset_on_close},
@@ -42,7 +41,21 @@ const HEADER_BYTES_MAX: usize = 64 * 1024;
 const PREFACE_LINE: &[u8] = b"PRI * HTTP/2.0";
 
 /// What a client talks through.
-pub(crate) trait Client: AsyncRead + AsyncWrite + Unpin {
+pub(crate) trait Client: Medium {
+    /// As [`Medium::is_framed`] says of all of its kind: heads are given to it, and not written.
+    const IS_FRAMED: bool = false;
+    /// Sends the head of a response. `is_whole`: no body follows.
+    fn send_head(&mut self, _: &Head, _: bool) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    /// Says that the body of the request is wanted.
+    fn send_continue(&mut self) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    /// Sends a whole response that was written as text.
+    fn answer(&mut self, _: &[u8]) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// Makes the coming end one that nobody can take for a clean one.
     fn reset(&mut self);
     /// For another protocol; `None` where one cannot follow.
@@ -152,11 +165,26 @@ impl<C: Client> Connection<C> {
         serving: &LocalServing,
         seen: Seen,
     ) -> Connection<C> {
+        let mut connection = Connection::on(io, Deadline::new(&worker.clock), worker, at, serving, seen);
+        // A client that connects ahead of time and says nothing gets no answer for that.
+        connection.deadline.enter(&connection.worker.clock, Phase::Idle, connection.header);
+        connection
+    }
+
+    /// For requests that are read by somebody else.
+    pub(crate) fn on(
+        io: C,
+        deadline: Deadline,
+        worker: Rc<Worker>,
+        at: At,
+        serving: &LocalServing,
+        seen: Seen,
+    ) -> Connection<C> {
         let lot = u16::try_from(worker.random() >> 48).unwrap_or(0);
         let mut connection = Connection {
             io,
             held: Held::default(),
-            deadline: Deadline::new(&worker.clock),
+            deadline,
             worker,
             at,
             seen,
@@ -173,8 +201,6 @@ impl<C: Client> Connection<C> {
             lot,
         };
         connection.follow(serving);
-        // A client that connects ahead of time and says nothing gets no answer for that.
-        connection.deadline.enter(&connection.worker.clock, Phase::Idle, connection.header);
         connection
     }
 
@@ -350,9 +376,28 @@ impl<C: Client> Connection<C> {
         if self.requests == 0 && self.held.bytes().starts_with(PREFACE_LINE) {
             return Close::Http2;
         }
-        let limits = &self.worker.limits;
         tracing::debug!(peer = self.seen.client(), ?malformed, "request refused");
-        let (limit, answer) = match malformed {
+        Close::Answer(malformed.answer(&self.worker.limits))
+    }
+
+    /// Takes over the head of a request that came as a list.
+    pub(crate) fn take_list(
+        &self,
+        list: &http::request::Parts,
+        is_whole: bool,
+        request: &mut Head,
+    ) -> Result<(), Malformed> {
+        request.take_request(list, is_whole, self.header_bytes_max)?;
+        request.check_size(self.line_bytes_max, self.fields_max)?;
+        self.cells.received_client.add(request.len() as u64);
+        Ok(())
+    }
+}
+
+impl Malformed {
+    /// What is said about it, and counted.
+    pub(crate) fn answer(self, limits: &LimitCells) -> &'static [u8] {
+        let (limit, answer) = match self {
             Malformed::RequestLine => (&limits.request_line, URI_TOO_LONG),
             Malformed::HeaderBytes => (&limits.header_bytes, HEADER_TOO_LARGE),
             Malformed::HeaderFields => (&limits.header_fields, HEADER_TOO_LARGE),
@@ -361,7 +406,7 @@ impl<C: Client> Connection<C> {
             }
         };
         limit.one();
-        Close::Answer(answer)
+        answer
     }
 }
 

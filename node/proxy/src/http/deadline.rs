@@ -60,6 +60,13 @@ impl Deadline {
         clock.set(&self.timer, deadline.min(self.latest));
     }
 
+    /// Makes it one that nobody waits for. False: it has been cut, and is not to be used again.
+    pub(crate) fn clear(&mut self) -> bool {
+        self.timer.uses(0);
+        (self.phase, self.window, self.latest) = (Phase::Idle, NEVER, NEVER);
+        self.timer.clear()
+    }
+
     pub(crate) fn poll_expired(&self, clock: &Clock, cx: &Context<'_>) -> Poll<Expired> {
         clock.poll_expired(&self.timer, cx)
     }

@@ -342,8 +342,9 @@ async fn forward<C: Client>(
     if let Some(guards) = &serving.local.generation.guards {
         guards.sign(seen, request)?;
     }
+    let has_length = matches!(admitted.body, Framing::Length(_));
     up.reset();
-    let out = up.begin(if admitted.body == Framing::Chunked { Encode::Chunked } else { Encode::Plain });
+    let out = up.begin(if has_length { Encode::Plain } else { Encode::Chunked });
     request.write_request_line(out);
     request.write_fields(out);
     out.extend_from_slice(b"\r\n");
@@ -373,6 +374,7 @@ async fn forward<C: Client>(
     let question = Question {
         pool: admitted.pool,
         key: admitted.key,
+        request,
         up,
         response,
         has_body,
@@ -398,6 +400,9 @@ async fn forward<C: Client>(
         Box::pin(layered.end(response, deadline, &worker.clock)).await?;
     }
     let reused = write_head(connection, exchange, parts, &answered)?;
+    if C::IS_FRAMED && connection.io.send_head(&parts.response, reused.is_whole).is_err() {
+        return Err(Refusal::Gone);
+    }
     Ok(stream(connection, exchange, parts, answered, reused).await)
 }
 
@@ -408,6 +413,8 @@ struct Reused {
     link: bool,
     client: bool,
     coding: Coding,
+    /// The response has no body.
+    is_whole: bool,
 }
 
 /// Makes the head of a response ready for the client. What becomes of both connections afterwards.
@@ -431,18 +438,20 @@ fn write_head<C: Client>(
     let has_length = matches!(framing, Framing::Length(_)) && coding != Coding::Gzip;
     // Asked now and not before: it may have changed while the endpoint took its time. A client that was never asked
     // for its body leaves open where the next request begins.
-    let closes = exchange.is_over
+    let closes = C::IS_FRAMED
+        || exchange.is_over
         || exchange.is_last
         || connection.is_unwanted()
         || answered.upload == Upload::Waiting
         || is_http10 && !has_length;
-    let chunked = !has_length && !is_http10;
+    let chunked = !has_length && !is_http10 && !C::IS_FRAMED;
     let link = !headers::is_last(response) && framing != Framing::UntilClose;
     let date = connection.worker.date.at(connection.worker.clock.now());
     let outward = Outward {
         upgrade: false,
         chunked,
         connection: match (closes, is_http10) {
+            (true, _) if C::IS_FRAMED => None,
             (true, _) => Some("close"),
             (false, true) => Some("keep-alive"),
             (false, false) => None,
@@ -455,15 +464,18 @@ fn write_head<C: Client>(
     }
     compress::announce(coding, response);
     let out = down.begin(if chunked { Encode::Chunked } else { Encode::Plain });
-    response.write_status_line(is_http10, out);
-    response.write_fields(out);
-    out.extend_from_slice(b"\r\n");
+    if !C::IS_FRAMED {
+        response.write_status_line(is_http10, out);
+        response.write_fields(out);
+        out.extend_from_slice(b"\r\n");
+    }
     download.begin(framing, 0);
     exchange.status = response.status();
     let first_byte = exchange.start.elapsed();
     exchange.cells().first_byte.record(first_byte);
     exchange.first_byte = Some(first_byte);
-    Ok(Reused { link, client: !closes, coding })
+    let is_whole = framing == Framing::Length(0);
+    Ok(Reused { link, client: !closes, coding, is_whole })
 }
 
 /// Carries the response to the client, and what is left of the request to the endpoint.
@@ -645,6 +657,9 @@ async fn write_out<C: Client>(
     down: &mut Outgoing,
 ) -> Option<End> {
     let Connection { io, worker, deadline, .. } = connection;
+    if C::IS_FRAMED {
+        return io.answer(down.text()).err().map(|_gone| End::Reset);
+    }
     deadline.enter(&worker.clock, Phase::Body, serving.local.generation.config.timeouts.idle);
     poll_fn(|cx| match down.poll_head(cx, io, &serving.local.cells.sent_client) {
         Poll::Ready(Ok(())) => Poll::Ready(None),
@@ -735,6 +750,11 @@ impl<C: Client> Front for Asking<'_, C> {
         if !self.is_http10 {
             let outward = Outward { upgrade: false, chunked: false, connection: None, date: &[] };
             headers::sanitize_response(response, &outward);
+            if C::IS_FRAMED {
+                // That it cannot be sent is noticed by whoever reads.
+                let _unheard = self.body.from.send_head(response, false);
+                return;
+            }
             let out = self.down.begin(Encode::Plain);
             response.write_status_line(false, out);
             response.write_fields(out);
@@ -743,6 +763,10 @@ impl<C: Client> Front for Asking<'_, C> {
     }
 
     fn go_on(&mut self) {
+        if C::IS_FRAMED {
+            let _unheard = self.body.from.send_continue();
+            return;
+        }
         self.down.begin(Encode::Plain).extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
     }
 

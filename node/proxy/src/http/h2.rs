@@ -5,8 +5,10 @@
 //! may not do, and how it ends politely.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     future::poll_fn,
+    io,
+    pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
     time::Duration,
@@ -18,10 +20,15 @@ use h2::{
     server::{self, SendResponse},
 };
 use http::Request;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_util::io::InspectReader;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{connection::Connection, headers::Seen};
+use super::{
+    connection::{Client, Close, Connection},
+    deadline::Deadline,
+    forward::{Parts, Then, exchange},
+    head::Malformed,
+    headers::Seen,
+};
 use crate::{
     clock::{Expired, NEVER, Timer},
     generation::Serving,
@@ -30,12 +37,11 @@ use crate::{
     worker::Worker,
 };
 
-mod chunks;
 pub(crate) mod link;
 mod meter;
 pub(crate) mod stream;
 
-use meter::{Flood, Meter};
+use meter::{Breach, Meter};
 use stream::StreamIo;
 
 const STREAMS_MAX: u32 = 100;
@@ -58,16 +64,8 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     seen: Seen,
     io: S,
 ) -> End {
-    let flood = Rc::new(Cell::new(None));
-    let watch = {
-        let (worker, flood, mut meter) = (Rc::clone(&worker), Rc::clone(&flood), Meter::new());
-        move |bytes: &[u8]| {
-            if let Err(seen) = meter.see(bytes, worker.clock.now()) {
-                flood.set(Some(seen));
-            }
-        }
-    };
-    let io = InspectReader::new(io, watch);
+    let breach = Rc::new(Cell::new(None));
+    let io = Watched { io, meter: Meter::new(), breach: Rc::clone(&breach), worker: Rc::clone(&worker) };
     let mut builder = server::Builder::new();
     builder
         .max_concurrent_streams(STREAMS_MAX)
@@ -85,19 +83,73 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
             return expired.into();
         }
     };
-    let streams = Rc::new(Streams { open: Cell::new(0), timer: Rc::clone(&timer) });
+    let streams =
+        Rc::new(Streams { open: Cell::new(0), timer: Rc::clone(&timer), spare: RefCell::default() });
     let mut connection =
-        Session { http, worker, at, timer, seen, flood, streams, is_idle: false, is_leaving: false };
+        Session { http, worker, at, timer, seen, breach, streams, is_idle: false, is_leaving: false };
     poll_fn(|cx| connection.poll(cx)).await
 }
 
+/// What a client sends, up to what it may not send.
+struct Watched<S> {
+    io: S,
+    meter: Meter,
+    breach: Rc<Cell<Option<Breach>>>,
+    worker: Rc<Worker>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut this.io).poll_read(cx, buffer))?;
+        if let Err(breach) = this.meter.see(&buffer.filled()[before..], this.worker.clock.now()) {
+            this.breach.set(Some(breach));
+            // Nobody is to act on it. Whoever polls looks at the breach next and reads no more.
+            buffer.set_filled(before);
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write_vectored(cx, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+    }
+}
+
 struct Session<S> {
-    http: server::Connection<S, Bytes>,
+    http: server::Connection<Watched<S>, Bytes>,
     worker: Rc<Worker>,
     at: At,
     timer: Rc<Timer>,
     seen: Seen,
-    flood: Rc<Cell<Option<Flood>>>,
+    breach: Rc<Cell<Option<Breach>>>,
     streams: Rc<Streams>,
     is_idle: bool,
     /// The client was told to begin nothing more.
@@ -117,14 +169,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 Poll::Ready(None) => return Poll::Ready(End::Done),
                 Poll::Pending => {}
             }
-            if let Some(flood) = self.flood.take() {
+            if let Some(breach) = self.breach.take() {
                 let limits = &self.worker.limits;
-                match flood {
-                    Flood::Resets => limits.h2_resets.one(),
-                    Flood::Pings => limits.h2_pings.one(),
-                    Flood::Settings => limits.h2_settings.one(),
-                }
-                self.http.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                let (limit, reason) = match breach {
+                    Breach::Resets => (&limits.h2_resets, Reason::ENHANCE_YOUR_CALM),
+                    Breach::Pings => (&limits.h2_pings, Reason::ENHANCE_YOUR_CALM),
+                    Breach::Settings => (&limits.h2_settings, Reason::ENHANCE_YOUR_CALM),
+                    Breach::FrameSize => (&limits.framing, Reason::FRAME_SIZE_ERROR),
+                    Breach::NoSettings => (&limits.framing, Reason::PROTOCOL_ERROR),
+                };
+                limit.one();
+                self.http.abrupt_shutdown(reason);
                 self.is_leaving = true;
                 continue;
             }
@@ -148,16 +203,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
     }
 
+    /// Answers a request, in a task of its own, as long as it takes.
     fn start(&self, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
-        let open = Open::new(&self.streams);
-        let (worker, at, seen) = (Rc::clone(&self.worker), self.at.clone(), self.seen);
-        match StreamIo::new(request, respond) {
-            Ok(io) => {
-                tokio::task::spawn_local(answer(worker, at, seen, io, open));
+        let (io, list) = StreamIo::new(request, respond);
+        let serving = self.at.home.choose(&self.worker, self.seen.ip);
+        let deadline = self.streams.deadline(&self.worker);
+        let (worker, at) = (Rc::clone(&self.worker), self.at.clone());
+        let connection = Connection::on(io, deadline, worker, at, &serving, self.seen);
+        let mut parts = self.worker.exchanges.take();
+        match connection.take_list(&list, connection.io.is_whole(), &mut parts.request) {
+            Ok(()) => {
+                let open = Open::new(&self.streams);
+                tokio::task::spawn_local(answer(connection, parts, open));
             }
-            Err(mut respond) => {
-                self.worker.limits.framing.one();
-                respond.send_reset(Reason::PROTOCOL_ERROR);
+            Err(malformed) => {
+                self.worker.exchanges.give(parts);
+                refuse(connection, malformed);
             }
         }
     }
@@ -199,19 +260,57 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 }
 
-/// Answers one request, as on a connection of its own.
-async fn answer(worker: Rc<Worker>, at: At, seen: Seen, io: StreamIo, _open: Open) {
-    let serving = at.home.choose(&worker, seen.ip);
-    let mut connection = Connection::new(io, worker, at, &serving, seen);
-    drop(serving);
-    let close = connection.run(None).await;
-    super::end(&mut connection, close).await;
+/// Answers one request.
+async fn answer(mut connection: Connection<StreamIo>, mut parts: Box<Parts>, open: Open) {
+    let then = exchange(&mut connection, &mut parts).await;
+    parts.shrink();
+    connection.worker.exchanges.give(parts);
+    let Connection { mut io, held, worker, deadline, .. } = connection;
+    match then {
+        // That nobody hears it is noticed by nobody.
+        Then::Close(Close::Answer(text)) => drop(io.answer(text)),
+        Then::Close(Close::Reset(_)) => io.reset(),
+        Then::Next | Then::Close(_) => {}
+    }
+    held.give_back(&worker.buffers);
+    open.0.keep(deadline);
 }
 
-/// How many streams are open.
+/// Says no to what the engine does not get to see.
+fn refuse(connection: Connection<StreamIo>, malformed: Malformed) {
+    let Connection { mut io, worker, .. } = connection;
+    match malformed {
+        // RFC 9113 §8.1.1.
+        Malformed::Syntax | Malformed::BareLineFeed | Malformed::EmptyLines => {
+            worker.limits.framing.one();
+            io.refuse(Reason::PROTOCOL_ERROR);
+        }
+        Malformed::Target | Malformed::RequestLine | Malformed::HeaderBytes | Malformed::HeaderFields => {
+            // That nobody hears it is noticed by nobody.
+            let _unheard = io.answer(malformed.answer(&worker.limits));
+        }
+    }
+}
+
+/// What the streams of a connection share.
 struct Streams {
     open: Cell<usize>,
+    /// Of the connection.
     timer: Rc<Timer>,
+    /// Deadlines of streams that have ended, for those that come.
+    spare: RefCell<Vec<Deadline>>,
+}
+
+impl Streams {
+    fn deadline(&self, worker: &Worker) -> Deadline {
+        self.spare.borrow_mut().pop().unwrap_or_else(|| Deadline::new(&worker.clock))
+    }
+
+    fn keep(&self, mut deadline: Deadline) {
+        if deadline.clear() {
+            self.spare.borrow_mut().push(deadline);
+        }
+    }
 }
 
 struct Open(Rc<Streams>);

@@ -9,6 +9,8 @@ use std::mem::MaybeUninit;
 use httparse::{Header, Status};
 use memchr::memchr;
 
+pub(crate) mod list;
+
 /// RFC 9112 §3 asks for 8,000 at least.
 pub(crate) const REQUEST_LINE_MAX: usize = 16 * 1024;
 pub(crate) const FIELDS_MAX: usize = 100;
@@ -68,6 +70,8 @@ pub(crate) struct Facts {
     /// The last `Transfer-Encoding` is exactly `chunked`.
     pub(crate) is_chunked: bool,
     pub(crate) options: Options,
+    /// A body follows in frames, which say where it ends.
+    pub(crate) is_framed: bool,
 }
 
 /// What `Connection` says.
@@ -104,7 +108,7 @@ pub(crate) struct Field<'a> {
     pub(crate) value: &'a [u8],
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Head {
     bytes: Vec<u8>,
     slots: Vec<Slot>,
@@ -252,6 +256,10 @@ impl Head {
 
     pub(crate) fn has(&self, tag: Tag) -> bool {
         self.facts.tags & tag.bit() != 0
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.slots.len()
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = Field<'_>> {

@@ -106,6 +106,7 @@ fn check_host(head: &Head) -> Result<(), BadRequest> {
 /// How the body comes; refuses every framing that leaves room for a second opinion.
 fn check_framing(facts: &Facts, is_http10: bool) -> Result<Framing, BadRequest> {
     match (facts.encodings, facts.lengths) {
+        (0, 0) if facts.is_framed => Ok(Framing::UntilClose),
         (0, 0) => Ok(Framing::Length(0)),
         (0, 1) => facts.length.map(Framing::Length).ok_or(BadRequest::Length),
         (0, _) => Err(BadRequest::Length),
@@ -268,7 +269,7 @@ pub(crate) fn sanitize_request(head: &mut Head, seen: &Seen, onward: Onward) {
     head.add("X-Forwarded-For", &[seen.client().as_bytes()]);
     head.add("X-Forwarded-Proto", &[if seen.is_secure { b"https" } else { b"http" }]);
     head.add("X-Forwarded-Port", &[seen.local_port()]);
-    if onward.body == Framing::Chunked {
+    if matches!(onward.body, Framing::Chunked | Framing::UntilClose) {
         head.add("Transfer-Encoding", &[b"chunked"]);
     }
     // Both fields must be named in `Connection` again (RFC 9110 §7.6.1).

@@ -110,6 +110,7 @@ async fn leg(
     let question = Question {
         pool: question.pool,
         key: question.key,
+        request: question.request,
         up: &mut up,
         response: &mut response,
         has_body: false,

@@ -95,6 +95,12 @@ impl Held {
         bytes
     }
 
+    /// Gives the buffer back, whatever is left in it.
+    pub(crate) fn give_back(mut self, buffers: &Buffers) {
+        self.start = self.end;
+        self.release(buffers);
+    }
+
     /// Gives an empty buffer back.
     pub(crate) fn release(&mut self, buffers: &Buffers) {
         if self.is_empty()

@@ -15,13 +15,19 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
+    body::Medium,
     h2::link::{self, LinkIo},
     head::{Head, Malformed},
     held::Held,
 };
 use tokio::net::TcpStream;
 
-use crate::{buffers::Buffers, metrics::AppCells, stream::Stream, tcp::Active};
+use crate::{
+    buffers::Buffers,
+    metrics::{AppCells, Count},
+    stream::Stream,
+    tcp::Active,
+};
 
 /// Status line and fields of a response together.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
@@ -75,6 +81,13 @@ impl Link {
         self.has_received = false;
     }
 
+    /// Sends the head of a request where that goes in frames of its own. `None`: it goes as text, with the rest.
+    pub(crate) fn ask(&mut self, request: &Head, sent: &Count) -> Option<io::Result<()>> {
+        let Wire::Shared(stream) = &mut self.stream else { return None };
+        sent.add(request.len() as u64);
+        Some(stream.ask(request))
+    }
+
     /// Whether an idle connection has not been closed and nothing came that nobody asked for. Asks the kernel only
     /// when something has happened since the last read.
     pub(crate) fn is_open(&mut self, cx: &mut Context<'_>) -> bool {
@@ -106,6 +119,12 @@ impl Link {
         cells: &AppCells,
         head: &mut Head,
     ) -> Poll<Result<(), HeadError>> {
+        if let Wire::Shared(stream) = &mut self.stream {
+            // Whatever ended it, nothing of a response has come.
+            ready!(stream.poll_response(cx, head)).map_err(|_ended| HeadError::Stale)?;
+            cells.received_upstream.add(head.len() as u64);
+            return Poll::Ready(Ok(()));
+        }
         loop {
             if !self.held.is_empty() {
                 match head.parse_response(self.held.bytes(), HEAD_BYTES_MAX) {
@@ -145,6 +164,31 @@ impl Link {
     pub(crate) fn into_stream(self, buffers: &Buffers) -> Option<(Stream, Bytes, Active)> {
         let Link { stream: Wire::Own(stream), held, active: Some(active), .. } = self else { return None };
         Some((stream, held.into_bytes(buffers), active))
+    }
+}
+
+impl Medium for Wire {
+    fn is_framed(&self) -> bool {
+        matches!(self, Wire::Shared(_))
+    }
+
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+        end: Option<&[u8]>,
+    ) -> Poll<io::Result<usize>> {
+        match self {
+            Wire::Own(stream) => stream.poll_frame(cx, bytes, end),
+            Wire::Shared(stream) => stream.poll_frame(cx, bytes, end),
+        }
+    }
+
+    fn take_trailers(&mut self, out: &mut Vec<u8>) {
+        match self {
+            Wire::Own(stream) => stream.take_trailers(out),
+            Wire::Shared(stream) => stream.take_trailers(out),
+        }
     }
 }
 

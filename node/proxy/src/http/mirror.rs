@@ -62,6 +62,7 @@ impl Drop for Place {
 
 /// A copy that is being made.
 pub(crate) struct Copy {
+    head: Head,
     up: Outgoing,
     body: Vec<u8>,
     pool: usize,
@@ -96,11 +97,12 @@ impl Copy {
             return None;
         };
         let mut up = Outgoing::default();
-        let out = up.begin(if body == Framing::Chunked { Encode::Chunked } else { Encode::Plain });
+        let out = up.begin(if matches!(body, Framing::Length(_)) { Encode::Plain } else { Encode::Chunked });
         request.write_request_line(out);
         request.write_fields(out);
         out.extend_from_slice(b"\r\n");
         Some(Copy {
+            head: request.clone(),
             up,
             body: Vec::new(),
             pool: mirror.pool,
@@ -146,7 +148,7 @@ async fn deliver(copy: Copy) {
 
 /// `None`: nobody took it, or nobody answered properly.
 async fn exchange(copy: Copy) -> Option<()> {
-    let Copy { mut up, body, pool, has_body, is_head, worker, serving, place: _place, .. } = copy;
+    let Copy { head, mut up, body, pool, has_body, is_head, worker, serving, place: _place, .. } = copy;
     let pin = serving.local.pins.pin();
     let mut deadline = Deadline::new(&worker.clock);
     deadline.timer.uses(pin.generation());
@@ -156,6 +158,7 @@ async fn exchange(copy: Copy) -> Option<()> {
     let question = Question {
         pool,
         key: None,
+        request: &head,
         up: &mut up,
         response: &mut response,
         has_body,

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod frames;
 mod support;
 
 mod access;
@@ -10,11 +11,14 @@ mod balance;
 mod bulk;
 mod canary;
 mod edge;
+mod grpc;
 mod h2;
+mod h2_conformance;
 mod http;
 mod layers;
 mod limits;
 mod metrics;
+mod mixup;
 mod resilience;
 mod route;
 mod secure;

@@ -1,3 +1,5 @@
+use tokio::io::ReadBuf;
+
 use super::*;
 
 const MAX: u64 = 0;
@@ -120,6 +122,14 @@ impl Source for Whole<'_> {
 
 /// Takes `.1` bytes at a time.
 struct Slow(Vec<u8>, usize);
+
+impl Medium for Slow {}
+
+impl AsyncRead for Slow {
+    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
 
 impl AsyncWrite for Slow {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {

@@ -47,6 +47,9 @@ pub(super) async fn call<C: Client>(
     let cells = &serving.local.cells;
     up.reset();
     up.begin(Encode::Plain).extend_from_slice(call.head);
+    let mut asked = Head::default();
+    let is_read = asked.parse_request(call.head, usize::MAX).is_ok_and(|used| used == Some(call.head.len()));
+    debug_assert!(is_read, "a question is a whole head");
     let mut caller = Caller {
         client: Arriving {
             from: io,
@@ -60,6 +63,7 @@ pub(super) async fn call<C: Client>(
     let question = Question {
         pool: call.pool,
         key: None,
+        request: &asked,
         up,
         response,
         has_body: !call.body.is_empty(),

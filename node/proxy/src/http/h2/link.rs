@@ -1,5 +1,5 @@
-//! One request to an endpoint in HTTP/2, in the shape of a connection that carries it in HTTP/1.1: the mirror image of
-//! `stream`. Several share one connection, which has a task of its own.
+//! One request to an endpoint in HTTP/2, in the shape of a connection of its own: the mirror image of `stream`.
+//! Several share one connection, which has a task of its own.
 
 use std::{
     io,
@@ -9,19 +9,18 @@ use std::{
 };
 
 use bytes::Bytes;
-use h2::{
-    RecvStream,
-    client::{self, ResponseFuture, SendRequest},
-};
-use http::{Method, Request, Response, Uri, header, uri};
+use h2::client::{self, ResponseFuture, SendRequest};
+use http::{Method, Request, Uri, uri};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
-    super::head::{Head, Tag},
+    super::{
+        body::Medium,
+        head::{Head, Tag},
+    },
     CONNECTION_WINDOW_BYTES, HEADER_LIST_BYTES_MAX, HEADER_TABLE_BYTES, SEND_BUFFER_BYTES,
     STREAM_WINDOW_BYTES,
-    chunks::Chunks,
-    stream::{Input, Output, broken, gather, name, value},
+    stream::{Input, Output, broken, put_fields},
 };
 use crate::{metrics::AppCells, stream::Stream, tcp::Active};
 
@@ -76,10 +75,11 @@ pub(crate) fn is_refusal(error: &io::Error) -> bool {
 
 impl LinkIo {
     pub(crate) fn new(send: SendRequest<Bytes>, is_secure: bool) -> LinkIo {
-        LinkIo { send, is_secure, output: Output::Head(Vec::new()), input: Incoming::Nothing, is_head: false }
+        LinkIo { send, is_secure, output: Output::Head, input: Incoming::Nothing, is_head: false }
     }
 
-    fn ask(&mut self, head: &Head) -> io::Result<Output> {
+    /// Sends the head of a request.
+    pub(crate) fn ask(&mut self, head: &Head) -> io::Result<()> {
         let invalid = |_| io::Error::from(io::ErrorKind::InvalidData);
         let method = Method::from_bytes(head.method()).map_err(invalid)?;
         self.is_head = method == Method::HEAD;
@@ -93,53 +93,46 @@ impl LinkIo {
         *request.uri_mut() =
             address.build().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         *request.version_mut() = http::Version::HTTP_2;
-        let (mut length, mut is_chunked) = (None, false);
-        let headers = request.headers_mut();
-        for field in head.iter() {
-            match field.tag {
-                Tag::TransferEncoding => is_chunked = true,
-                Tag::Host
-                | Tag::Connection
-                | Tag::KeepAlive
-                | Tag::ProxyConnection
-                | Tag::Upgrade
-                | Tag::Http2Settings
-                | Tag::Expect => {}
-                tag => {
-                    if tag == Tag::ContentLength {
-                        length = std::str::from_utf8(field.value).ok().and_then(|text| text.parse().ok());
-                    }
-                    headers.append(name(field.name)?, value(field.value)?);
-                }
-            }
-        }
-        let is_empty = !is_chunked && length.unwrap_or(0) == 0;
+        put_fields(head, request.headers_mut(), |tag| {
+            !matches!(tag, Tag::Host | Tag::Http2Settings | Tag::Expect)
+        })?;
+        let facts = head.facts();
+        let is_empty = !facts.is_framed && !head.has(Tag::TransferEncoding) && facts.length.unwrap_or(0) == 0;
         let (response, send) = self.send.send_request(request, is_empty).map_err(broken)?;
         self.input = Incoming::Response(response);
-        Ok(match (is_empty, is_chunked) {
-            (true, _) => Output::Done,
-            (false, true) => Output::Chunked(send, Chunks::default()),
-            (false, false) => Output::Length(send, length.unwrap_or(0)),
-        })
+        self.output = if is_empty { Output::Done } else { Output::Body(send) };
+        Ok(())
     }
 
-    fn answer(&self, response: Response<RecvStream>) -> Input {
-        let (parts, body) = response.into_parts();
-        let mut head = format!("HTTP/1.1 {:03} \r\n", parts.status.as_u16()).into_bytes();
-        let mut put = |pieces: &[&[u8]]| pieces.iter().for_each(|piece| head.extend_from_slice(piece));
-        for (name, value) in &parts.headers {
-            put(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
-        }
-        let has_length = parts.headers.contains_key(header::CONTENT_LENGTH);
+    /// Waits for the head of the response.
+    pub(crate) fn poll_response(&mut self, cx: &mut Context<'_>, head: &mut Head) -> Poll<io::Result<()>> {
+        let Incoming::Response(response) = &mut self.input else { return Poll::Pending };
+        let (parts, body) = ready!(Pin::new(response).poll(cx)).map_err(broken)?.into_parts();
         let has_none = self.is_head || matches!(parts.status.as_u16(), 204 | 304);
-        let is_chunked = !has_length && !has_none && !body.is_end_stream();
-        if is_chunked {
-            put(&[b"Transfer-Encoding: chunked\r\n"]);
-        } else if !has_length && !has_none {
-            put(&[b"Content-Length: 0\r\n"]);
+        let taken = head.take_response(&parts, body.is_end_stream() && !has_none);
+        self.input = Incoming::Body(Input::new(body, true));
+        Poll::Ready(taken.map_err(|_malformed| io::ErrorKind::InvalidData.into()))
+    }
+}
+
+impl Medium for LinkIo {
+    fn is_framed(&self) -> bool {
+        true
+    }
+
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+        end: Option<&[u8]>,
+    ) -> Poll<io::Result<usize>> {
+        self.output.poll_frame(cx, bytes, end)
+    }
+
+    fn take_trailers(&mut self, out: &mut Vec<u8>) {
+        if let Incoming::Body(input) = &mut self.input {
+            input.take_trailers(out);
         }
-        put(&[b"\r\n"]);
-        Input::new(head, body, is_chunked)
     }
 }
 
@@ -149,36 +142,16 @@ impl AsyncRead for LinkIo {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        loop {
-            match &mut this.input {
-                // Nothing is asked yet; the request that will be is polled by the same task.
-                Incoming::Nothing => return Poll::Pending,
-                Incoming::Response(response) => {
-                    let response = ready!(Pin::new(response).poll(cx)).map_err(broken)?;
-                    this.input = Incoming::Body(this.answer(response));
-                }
-                Incoming::Body(input) => {
-                    if !input.copy(buffer) && ready!(input.poll_fill(cx))? {
-                        input.copy(buffer);
-                    }
-                    return Poll::Ready(Ok(()));
-                }
-            }
+        match &mut self.get_mut().input {
+            Incoming::Nothing | Incoming::Response(_) => Poll::Pending,
+            Incoming::Body(input) => input.poll_read(cx, buffer),
         }
     }
 }
 
 impl AsyncWrite for LinkIo {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let Output::Head(partial) = &mut this.output else { return this.output.poll_body(cx, bytes) };
-        ready!(this.send.poll_ready(cx)).map_err(broken)?;
-        let Some((head, used)) = gather(partial, bytes, Head::parse_request)? else {
-            return Poll::Ready(Ok(bytes.len()));
-        };
-        this.output = this.ask(&head)?;
-        Poll::Ready(Ok(used))
+        self.get_mut().output.poll_frame(cx, bytes, None)
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,4 +1,4 @@
-//! Counts the frames of a client that cost us more than they cost it.
+//! Counts the frames of a client that cost us more than they cost it, and refuses those whose header is wrong already.
 //!
 //! Looks at frame headers as they pass (RFC 9113 §4.1) and at nothing else. Pure.
 
@@ -8,19 +8,25 @@ const WINDOW_MILLIS: u64 = 10_000;
 const PREFACE_BYTES: usize = 24;
 const HEADER_BYTES: usize = 9;
 
+const PRIORITY: u8 = 2;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
+const WINDOW_UPDATE: u8 = 8;
 const ACK: u8 = 1;
 
-/// What there was too much of.
+/// Why a connection cannot go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Flood {
-    /// Requests begun and given up at once (CVE-2023-44487).
+pub(crate) enum Breach {
+    /// Too many requests begun and given up at once (CVE-2023-44487).
     Resets,
-    /// Frames that want an answer (CVE-2019-9512, CVE-2019-9515).
+    /// Too many frames that want an answer (CVE-2019-9512, CVE-2019-9515).
     Pings,
     Settings,
+    /// A frame of another size than all of its kind have (RFC 9113 §6.3-§6.9).
+    FrameSize,
+    /// It does not begin with its settings (RFC 9113 §3.4).
+    NoSettings,
 }
 
 pub(crate) struct Meter {
@@ -28,6 +34,7 @@ pub(crate) struct Meter {
     have: usize,
     /// Bytes to pass over: the preface, then payloads.
     skip: usize,
+    has_begun: bool,
     since: u64,
     resets: u32,
     pings: u32,
@@ -41,6 +48,7 @@ impl Meter {
             header: [0; HEADER_BYTES],
             have: 0,
             skip: PREFACE_BYTES,
+            has_begun: false,
             since: 0,
             resets: 0,
             pings: 0,
@@ -49,7 +57,7 @@ impl Meter {
     }
 
     /// `now` in milliseconds.
-    pub(crate) fn see(&mut self, mut bytes: &[u8], now: u64) -> Result<(), Flood> {
+    pub(crate) fn see(&mut self, mut bytes: &[u8], now: u64) -> Result<(), Breach> {
         while !bytes.is_empty() {
             let skipped = self.skip.min(bytes.len());
             self.skip -= skipped;
@@ -62,17 +70,35 @@ impl Meter {
                 self.have = 0;
                 let [a, b, c, kind, flags, ..] = self.header;
                 self.skip = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+                self.check(kind, flags)?;
                 self.count(kind, flags, now)?;
             }
         }
         Ok(())
     }
 
-    fn count(&mut self, kind: u8, flags: u8, now: u64) -> Result<(), Flood> {
-        let (count, flood) = match (kind, flags & ACK) {
-            (RST_STREAM, _) => (&mut self.resets, Flood::Resets),
-            (PING, 0) => (&mut self.pings, Flood::Pings),
-            (SETTINGS, 0) => (&mut self.settings, Flood::Settings),
+    /// `skip` is the size of the frame.
+    fn check(&mut self, kind: u8, flags: u8) -> Result<(), Breach> {
+        let is_settings = kind == SETTINGS && flags & ACK == 0;
+        if !std::mem::replace(&mut self.has_begun, true) && !is_settings {
+            return Err(Breach::NoSettings);
+        }
+        let fits = match kind {
+            PRIORITY => self.skip == 5,
+            RST_STREAM | WINDOW_UPDATE => self.skip == 4,
+            PING => self.skip == 8,
+            SETTINGS if is_settings => self.skip.is_multiple_of(6),
+            SETTINGS => self.skip == 0,
+            _ => true,
+        };
+        if fits { Ok(()) } else { Err(Breach::FrameSize) }
+    }
+
+    fn count(&mut self, kind: u8, flags: u8, now: u64) -> Result<(), Breach> {
+        let (count, breach) = match (kind, flags & ACK) {
+            (RST_STREAM, _) => (&mut self.resets, Breach::Resets),
+            (PING, 0) => (&mut self.pings, Breach::Pings),
+            (SETTINGS, 0) => (&mut self.settings, Breach::Settings),
             _ => return Ok(()),
         };
         *count += 1;
@@ -80,7 +106,7 @@ impl Meter {
             return Ok(());
         }
         if now.saturating_sub(self.since) < WINDOW_MILLIS {
-            return Err(flood);
+            return Err(breach);
         }
         (self.since, self.resets, self.pings, self.settings) = (now, 0, 0, 0);
         Ok(())
@@ -98,8 +124,9 @@ mod tests {
         bytes
     }
 
-    fn check(frames: &[(u8, u8, usize, usize)], want: Result<(), Flood>) {
+    fn check(frames: &[(u8, u8, usize, usize)], want: Result<(), Breach>) {
         let mut bytes = vec![0; PREFACE_BYTES];
+        bytes.extend(frame(SETTINGS, 0, 0));
         for &(kind, flags, length, count) in frames {
             for _ in 0..count {
                 bytes.extend(frame(kind, flags, length));
@@ -114,17 +141,41 @@ mod tests {
 
     #[test]
     fn a_hundred_of_a_kind_are_fine_and_one_more_is_a_flood() {
-        check(&[(RST_STREAM, 0, 4, 100), (PING, 0, 8, 100), (SETTINGS, 0, 0, 100)], Ok(()));
-        check(&[(RST_STREAM, 0, 4, 101)], Err(Flood::Resets));
-        check(&[(PING, 0, 8, 101)], Err(Flood::Pings));
-        check(&[(SETTINGS, 0, 6, 101)], Err(Flood::Settings));
+        check(&[(RST_STREAM, 0, 4, 100), (PING, 0, 8, 100), (SETTINGS, 0, 0, 99)], Ok(()));
+        check(&[(RST_STREAM, 0, 4, 101)], Err(Breach::Resets));
+        check(&[(PING, 0, 8, 101)], Err(Breach::Pings));
+        check(&[(SETTINGS, 0, 6, 101)], Err(Breach::Settings));
         check(&[(PING, ACK, 8, 500), (SETTINGS, ACK, 0, 500), (0, 0, 200, 500), (1, 4, 30, 500)], Ok(()));
+    }
+
+    #[test]
+    fn a_frame_of_another_size_than_its_kind_has_is_wrong() {
+        for (kind, flags, fits) in
+            [(PRIORITY, 0, 5), (RST_STREAM, 0, 4), (WINDOW_UPDATE, 0, 4), (PING, 0, 8), (PING, ACK, 8)]
+        {
+            check(&[(kind, flags, fits, 1)], Ok(()));
+            check(&[(kind, flags, fits - 1, 1)], Err(Breach::FrameSize));
+            check(&[(kind, flags, fits + 1, 1)], Err(Breach::FrameSize));
+        }
+        check(&[(SETTINGS, 0, 12, 1), (SETTINGS, ACK, 0, 1), (0xee, 0, 77, 1)], Ok(()));
+        check(&[(SETTINGS, 0, 5, 1)], Err(Breach::FrameSize));
+        check(&[(SETTINGS, ACK, 6, 1)], Err(Breach::FrameSize));
+    }
+
+    #[test]
+    fn it_begins_with_settings() {
+        for first in [frame(PING, 0, 8), frame(SETTINGS, ACK, 0), frame(1, 5, 20)] {
+            let mut meter = Meter::new();
+            meter.see(&[0; PREFACE_BYTES], 0).unwrap();
+            assert_eq!(meter.see(&first, 0), Err(Breach::NoSettings));
+        }
     }
 
     #[test]
     fn time_forgives() {
         let mut meter = Meter::new();
         meter.see(&[0; PREFACE_BYTES], 0).unwrap();
+        meter.see(&frame(SETTINGS, 0, 0), 0).unwrap();
         for second in 0..100 {
             for _ in 0..9 {
                 meter.see(&frame(PING, 0, 8), second * 1000).unwrap();
