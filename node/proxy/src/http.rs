@@ -37,6 +37,8 @@ mod compress;
 pub(crate) mod connection;
 pub(crate) mod date;
 pub(crate) mod deadline;
+#[cfg(test)]
+mod differential;
 mod edit;
 pub(crate) mod forward;
 pub(crate) mod guard;
