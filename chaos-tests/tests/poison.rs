@@ -95,8 +95,9 @@ async fn holds_its_place(fleet: &TestFleet, victim: &str, time: Duration) {
             let took = |step: &&serde_json::Value| {
                 ["shifting", "monitoring", "done"].contains(&step["step"].as_str().unwrap())
             };
-            let took: Vec<_> = steps.iter().filter(took).map(|step| step["node"].as_str().unwrap()).collect();
-            assert_eq!(took, [victim], "{status}");
+            // The victim may have led, and a follower may not know yet that it took its turn.
+            let others = steps.iter().filter(took).any(|step| step["node"] != victim);
+            assert!(!others, "{status}");
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
