@@ -75,13 +75,7 @@ async fn fill(fleet: &TestFleet, leader: usize, present: &mut usize, wanted: usi
         let specs = (*present..next).map(|app| spec(&format!("app-{app}"), FIRST_PORT + app, target, "1"));
         apply(fleet, leader, specs).await;
         *present = next;
-        eventually("they serve", PATIENCE * 5, async || {
-            let mut client = fleet.node(leader).client().await.map_err(|err| err.to_string())?;
-            let apps = client.list_apps(ListAppsRequest {}).await.map_err(|err| err.to_string())?;
-            let moving = apps.into_inner().apps.iter().filter(|app| app.serving != app.wanted).count();
-            if moving == 0 { Ok(()) } else { Err(format!("{moving} apps are on their way")) }
-        })
-        .await;
+        complete(fleet, leader, PATIENCE * 5).await;
     }
 }
 
@@ -126,11 +120,49 @@ async fn from_committed_to_serving_on_three_nodes() {
     told_by_file("Envoy, xDS from files", envoy).await;
 }
 
+/// `APPS=1000 cargo test --release -p flotilla-chaos-tests --test propagation many -- --ignored --nocapture`
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn many_apps_changed_by_one_apply_roll_out_side_by_side() {
+    let count: usize = std::env::var("APPS").map_or(1_000, |text| text.parse().unwrap());
+    let fleet = TestFleet::start(PROGRAM, 3).await;
+    let origins = [Echo::start("even"), Echo::start("odd")];
+    let leader = fleet.leader().await;
+    for (origin, what) in origins.iter().zip(["created", "changed"]) {
+        let specs =
+            (0..count).map(|app| spec(&format!("app-{app}"), FIRST_PORT + app, origin.address(), "\"all\""));
+        let committed = apply(&fleet, leader, specs).await;
+        complete(&fleet, leader, PATIENCE * 10).await;
+        let took = committed.elapsed().as_secs_f64();
+        eprintln!(
+            "{count} apps {what} on three nodes by one apply: {took:.2} s, {:.0} rollouts/s",
+            count as f64 / took
+        );
+    }
+    for app in 0..count {
+        for address in fleet.port(u16::try_from(FIRST_PORT + app).unwrap()) {
+            assert_eq!(whoami(address).await.unwrap(), "odd", "app-{app} at {address}");
+        }
+    }
+}
+
+async fn complete(fleet: &TestFleet, leader: usize, patience: Duration) {
+    eventually("every rollout completes", patience, async || {
+        let mut client = fleet.node(leader).client().await.map_err(|err| err.to_string())?;
+        let apps = client.list_apps(ListAppsRequest {}).await.map_err(|err| err.to_string())?;
+        let moving = apps.into_inner().apps.iter().filter(|app| app.serving != app.wanted).count();
+        if moving == 0 { Ok(()) } else { Err(format!("{moving} apps are on their way")) }
+    })
+    .await;
+}
+
 /// A proxy that runs, and how it is told its one target.
 struct Peer {
     child: Child,
     listen: SocketAddr,
     tell: Box<dyn Fn(SocketAddr)>,
+    /// Whether it has come to rest after a change, and may be told of the next one.
+    rests: Box<dyn Fn() -> bool>,
     _files: tempfile::TempDir,
 }
 
@@ -151,6 +183,8 @@ async fn told_by_file(what: &str, start: fn(SocketAddr) -> Option<Peer>) {
         (peer.tell)(origins[change % 2].address());
         let served = serves(peer.listen, ["even", "odd"][change % 2].to_owned()).await;
         times.0.push(served.saturating_duration_since(told));
+        eventually("it rests", PATIENCE, async || if (peer.rests)() { Ok(()) } else { Err("it does not") })
+            .await;
     }
     times.show(what);
 }
@@ -189,7 +223,10 @@ fn haproxy(target: SocketAddr) -> Option<Peer> {
         replace(&path, &text(target));
         nix::sys::signal::kill(master, nix::sys::signal::Signal::SIGUSR2).unwrap();
     });
-    Some(Peer { child, listen, tell, _files: files })
+    // A reload that is asked for while the worker before is still there may be lost.
+    let children = format!("/proc/{master}/task/{master}/children");
+    let rests = move || fs::read_to_string(&children).is_ok_and(|text| text.split_whitespace().count() == 1);
+    Some(Peer { child, listen, tell, rests: Box::new(rests), _files: files })
 }
 
 fn envoy(target: SocketAddr) -> Option<Peer> {
@@ -234,6 +271,7 @@ fn envoy(target: SocketAddr) -> Option<Peer> {
         child,
         listen,
         tell: Box::new(move |target| replace(&path, &cluster(target))),
+        rests: Box::new(|| true),
         _files: files,
     })
 }
