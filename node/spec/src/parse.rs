@@ -8,9 +8,10 @@ use std::{
 use serde::Deserialize;
 
 use crate::{
-    AppSpec, Diagnostic, Format, Violation,
+    ANY_HOST, AppSpec, Diagnostic, Format, Listen, Violation, claims,
     decode::decode,
     diagnostic::{DUPLICATE, MISSING, WRONG_VERSION},
+    differ,
     document::{Node, Value},
     validate,
 };
@@ -80,18 +81,30 @@ pub fn conflicts(apps: &[AppSpec]) -> Vec<(usize, Violation)> {
         found.push((index, Violation { path, code: DUPLICATE, message, help: None }));
     };
     let mut names = HashSet::new();
-    let mut owners: HashMap<(IpAddr, u16), usize> = HashMap::new();
+    // Who has which names of a port, and with what settings.
+    let mut ports: HashMap<(IpAddr, u16), (usize, &Listen, HashMap<String, usize>)> = HashMap::new();
     for (index, app) in apps.iter().enumerate() {
         if !names.insert(&app.name) {
             report(index, "name".to_owned(), format!("another app is named `{}` too", app.name));
         }
         for (at, listen) in app.listen.iter().enumerate().filter(|(_, listen)| listen.port != 0) {
-            let owner = *owners.entry((listen.address, listen.port)).or_insert(index);
+            let (first, settings, owners) =
+                ports.entry((listen.address, listen.port)).or_insert_with(|| (index, listen, HashMap::new()));
             // Within one app it is that app's own mistake, and `validate` says so.
-            if owner != index {
-                let message = format!("app `{}` listens on port {} too", apps[owner].name, listen.port);
-                report(index, format!("listen[{at}].port"), message);
-            }
+            let differ = differ(settings, listen).filter(|_| *first != index);
+            let taken = claims(app, listen).into_iter().find_map(|host| {
+                let owner = *owners.entry(host.clone()).or_insert(index);
+                (owner != index).then_some((host, owner))
+            });
+            let other =
+                |owner: usize| format!("app `{}` listens on port {} too", apps[owner].name, listen.port);
+            let message = match (differ, taken) {
+                (Some(why), _) => format!("{}, and {why}", other(*first)),
+                (None, Some((host, owner))) if host == ANY_HOST => other(owner),
+                (None, Some((host, owner))) => format!("{}, for `{host}`", other(owner)),
+                (None, None) => continue,
+            };
+            report(index, format!("listen[{at}].port"), message);
         }
     }
     found

@@ -89,6 +89,29 @@ mod tests {
     }
 
     #[test]
+    fn apps_of_one_file_share_a_port_by_their_names() {
+        let mistake = |one: &str, other: &str| {
+            let app = |name: &str, listen: &str| {
+                format!("[[app]]\nname = \"{name}\"\nlisten = [{listen}]\ntargets = [\"a:1\"]\n")
+            };
+            parse(&(app("one", one) + &app("two", other)), Format::Toml)
+                .err()
+                .map(|all| all[0].message.clone())
+        };
+        let http = |rest: &str| format!("{{ port = 80, protocol = \"http\", {rest} }}");
+        let (a, b) = (http("hosts = [\"a.test\"]"), http("hosts = [\"b.test\", \"c.test\"]"));
+        for (one, other, expected) in [
+            (&*a, &*b, None),
+            (&a, "\"http:80\"", None),
+            ("80", "80", Some("app `one` listens on port 80 too")),
+            (&b, &http("hosts = [\"C.test\"]"), Some("app `one` listens on port 80 too, for `c.test`")),
+            ("80", &b, Some("app `one` listens on port 80 too, and one speaks HTTP there and the other TCP")),
+        ] {
+            assert_eq!(mistake(one, other).as_deref(), expected, "{one} {other}");
+        }
+    }
+
+    #[test]
     fn only_certificates_and_names_may_differ() {
         let listen = |text: &str| app(&format!("listen = [{text}]\ntargets = [\"a:1\"]")).listen.remove(0);
         let check = |one: &str, other: &str, why: Option<&str>| {

@@ -2,7 +2,7 @@
 //!
 //! Only what is used of the messages is written down here (envoy/service/auth/v3/external_auth.proto and
 //! attribute_context.proto, envoy/config/core/v3/base.proto and address.proto, google/rpc/status.proto); unknown
-//! fields are skipped, as protobuf has it.
+//! fields are skipped, as their encoding has it.
 
 use std::collections::HashMap;
 
