@@ -121,7 +121,8 @@ impl Link {
     ) -> Poll<Result<(), HeadError>> {
         if let Wire::Shared(stream) = &mut self.stream {
             // Whatever ended it, nothing of a response has come.
-            ready!(stream.poll_response(cx, head)).map_err(|_ended| HeadError::Stale)?;
+            let of = |ended| if link::is_refusal(&ended) { HeadError::Refused } else { HeadError::Stale };
+            ready!(stream.poll_response(cx, head)).map_err(of)?;
             cells.received_upstream.add(head.len() as u64);
             return Poll::Ready(Ok(()));
         }
@@ -144,7 +145,6 @@ impl Link {
                     cells.received_upstream.add(n as u64);
                     self.has_received = true;
                 }
-                Err(error) if link::is_refusal(&error) => return Poll::Ready(Err(HeadError::Refused)),
                 Ok(_) | Err(_) if self.has_received => return Poll::Ready(Err(HeadError::BrokeOff)),
                 Ok(_) | Err(_) => return Poll::Ready(Err(HeadError::Stale)),
             }
