@@ -141,6 +141,8 @@ impl Proxy {
             listener_restarts: AtomicU64::new(0),
             begun: Begun::default(),
         });
+        // Before the first connection, not a moment after it.
+        shared.overload.sample();
         let mut commands = Vec::new();
         let mut threads = Vec::new();
         for index in 0..workers {
