@@ -1,6 +1,6 @@
 //! `flotilla proxy`: the data plane alone, in the foreground, without a cluster.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches, error::ErrorKind};
 use flotilla_node::{ProxyConfig, Standalone};
@@ -122,10 +122,10 @@ async fn serve(args: Args, shell: &Shell) -> Result<Exit, Failure> {
         None => args.listeners.0.iter().map(Listener::app).collect::<Result<_, _>>()?,
     };
     let mut proxy = Standalone::start(args.config(), args.certificates.clone())?;
-    let ports: Vec<String> =
-        apps.iter().flat_map(|app| &app.listen).map(|listen| listen.port.to_string()).collect();
+    // Apps may share one.
+    let ports: BTreeSet<u16> = apps.iter().flat_map(|app| &app.listen).map(|listen| listen.port).collect();
     proxy.apply(apps.clone()).await.map_err(|err| Failure::new(Exit::Failed, err.to_string()))?;
-    info!(ports = ports.join(","), "serving");
+    info!(?ports, "serving");
     let mut applied = apps;
     let mut seen = args.file.as_ref().and_then(|file| std::fs::read(file).ok());
     loop {
