@@ -74,6 +74,15 @@ fn check_version(text: &str, document: &Node) -> Result<(), Vec<Diagnostic>> {
     }
 }
 
+/// A port of apps that are applied together.
+struct Port<'a> {
+    /// The app that named it first, and what it asks of it.
+    first: usize,
+    settings: &'a Listen,
+    /// Whose each of its names is.
+    owners: HashMap<String, usize>,
+}
+
 /// What apps that are applied together may not share, with the index of the app that comes second.
 pub fn conflicts(apps: &[AppSpec]) -> Vec<(usize, Violation)> {
     let mut found = Vec::new();
@@ -81,15 +90,15 @@ pub fn conflicts(apps: &[AppSpec]) -> Vec<(usize, Violation)> {
         found.push((index, Violation { path, code: DUPLICATE, message, help: None }));
     };
     let mut names = HashSet::new();
-    // Who has which names of a port, and with what settings.
-    let mut ports: HashMap<(IpAddr, u16), (usize, &Listen, HashMap<String, usize>)> = HashMap::new();
+    let mut ports: HashMap<(IpAddr, u16), Port<'_>> = HashMap::new();
     for (index, app) in apps.iter().enumerate() {
         if !names.insert(&app.name) {
             report(index, "name".to_owned(), format!("another app is named `{}` too", app.name));
         }
         for (at, listen) in app.listen.iter().enumerate().filter(|(_, listen)| listen.port != 0) {
-            let (first, settings, owners) =
-                ports.entry((listen.address, listen.port)).or_insert_with(|| (index, listen, HashMap::new()));
+            let Port { first, settings, owners } = ports
+                .entry((listen.address, listen.port))
+                .or_insert_with(|| Port { first: index, settings: listen, owners: HashMap::new() });
             // Within one app it is that app's own mistake, and `validate` says so.
             let differ = differ(settings, listen).filter(|_| *first != index);
             let taken = claims(app, listen).into_iter().find_map(|host| {
