@@ -394,7 +394,7 @@ async fn start(
                     if client.tls.is_some_and(|tls| tls.alpn.as_deref() == Some(b"h2")) =>
                 {
                     let mut admitted = admitted;
-                    admitted.end(http::h2::serve(worker, at, timer, seen, stream).await);
+                    admitted.end(http::h2::serve(worker, at, timer, seen, Bytes::new(), stream).await);
                 }
                 stream @ Stream::Tls(_) => http::serve(worker, at, serving, stream, seen, admitted).await,
             }

@@ -7,7 +7,6 @@
 
 use std::{
     future::poll_fn,
-    io,
     net::SocketAddr,
     pin::Pin,
     rc::Rc,
@@ -16,10 +15,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::net::TcpStream;
 
 use crate::{
     admission::Place,
@@ -50,6 +46,7 @@ pub(crate) mod held;
 mod layered;
 pub(crate) mod link;
 pub(crate) mod mirror;
+mod own;
 mod refusal;
 pub(crate) mod reply;
 pub mod route;
@@ -141,7 +138,7 @@ async fn http2<C: Client>(connection: Connection<C>) -> End {
     let Connection { io, held, worker, at, deadline, seen, .. } = connection;
     let begun = held.into_bytes(&worker.buffers);
     match io.into_stream() {
-        Some(io) => h2::serve(worker, at, deadline.timer, seen, Begun { begun, io }).await,
+        Some(io) => h2::serve(worker, at, deadline.timer, seen, begun, io).await,
         None => End::Reset,
     }
 }
@@ -236,54 +233,6 @@ async fn tunnel<C: Client>(connection: Connection<C>, tunnel: Box<Tunnel>) -> En
     deadline.timer.uses(pin.generation());
     let first: Bytes = held.into_bytes(&worker.buffers);
     relay::join(&worker, &deadline.timer, client, upstream, idle, &cells, [first, early]).await
-}
-
-/// A connection of which some bytes were read already.
-struct Begun<S> {
-    begun: Bytes,
-    io: S,
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Begun<S> {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if this.begun.is_empty() {
-            return Pin::new(&mut this.io).poll_read(cx, buffer);
-        }
-        let n = this.begun.len().min(buffer.remaining());
-        buffer.put_slice(&this.begun.split_to(n));
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Begun<S> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write_vectored(cx, bytes)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
-    }
 }
 
 #[cfg(test)]

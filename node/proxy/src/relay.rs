@@ -21,7 +21,7 @@ use crate::{
     metrics::{AppCells, Count},
     session::{End, reset_on_close},
     stream::Stream,
-    tcp::{self, Broke, Streams},
+    tcp::{self, Broke, Phase, Streams},
     worker::Worker,
 };
 
@@ -108,14 +108,6 @@ struct Half<'a> {
     moved: u64,
     received: &'a Count,
     sent: &'a Count,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Open,
-    /// Everything is read, not everything is written.
-    Draining,
-    Done,
 }
 
 impl<'a> Half<'a> {

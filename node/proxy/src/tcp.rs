@@ -377,8 +377,9 @@ struct Half<'a> {
     sent: &'a Count,
 }
 
+/// Where one direction stands.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Phase {
+pub(crate) enum Phase {
     Open,
     /// Everything is read, not everything is written.
     Draining,

@@ -75,6 +75,19 @@ pub(crate) struct Answered {
     pub(crate) upload: Upload,
 }
 
+impl Answered {
+    /// Lets go of the connection, which is kept if it may carry another request. `goes_on`: all of the response is
+    /// read, and it does not end the connection.
+    pub(crate) fn release(self, worker: &Worker, goes_on: bool) {
+        let Answered { mut link, in_flight, upload } = self;
+        // What came behind the response is nobody's.
+        if goes_on && upload == Upload::Done && link.held.is_empty() {
+            link.held.release(&worker.buffers);
+            in_flight.0.put(link, worker.clock.now());
+        }
+    }
+}
+
 /// How far the request is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Upload {

@@ -602,13 +602,9 @@ async fn stream<C: Client>(
     if let Some(end) = broken {
         return Then::Close(Close::Reset(end));
     }
-    let Answered { mut link, in_flight, upload: state } = answered;
+    let state = answered.upload;
     let has_heard_all = state == Upload::Done || state != Upload::Waiting && upload.skip(held);
-    // What came behind the response is nobody's.
-    if reused.link && state == Upload::Done && link.held.is_empty() {
-        link.held.release(&worker.buffers);
-        in_flight.0.put(link, worker.clock.now());
-    }
+    answered.release(worker, reused.link);
     match (reused.client && has_heard_all, exchange.is_last && has_heard_all) {
         (true, _) => Then::Next,
         (false, true) => Then::Close(Close::Done),

@@ -34,6 +34,7 @@ use crate::{
     generation::Serving,
     port::At,
     session::End,
+    stream::Stream,
     worker::Worker,
 };
 
@@ -56,16 +57,18 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// For the answer to the first of the two GOAWAYs, and for the client to close.
 const GOODBYE: Duration = Duration::from_secs(2);
 
-/// Serves one connection that speaks HTTP/2 to its end.
-pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+/// Serves one connection that speaks HTTP/2 to its end. `begun`: what was read of it already.
+pub(crate) async fn serve(
     worker: Rc<Worker>,
     at: At,
     timer: Rc<Timer>,
     seen: Seen,
-    io: S,
+    begun: Bytes,
+    io: Stream,
 ) -> End {
     let breach = Rc::new(Cell::new(None));
-    let io = Watched { io, meter: Meter::new(), breach: Rc::clone(&breach), worker: Rc::clone(&worker) };
+    let io =
+        Watched { begun, io, meter: Meter::new(), breach: Rc::clone(&breach), worker: Rc::clone(&worker) };
     let mut builder = server::Builder::new();
     builder
         .max_concurrent_streams(STREAMS_MAX)
@@ -91,14 +94,16 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// What a client sends, up to what it may not send.
-struct Watched<S> {
-    io: S,
+struct Watched {
+    /// Bytes that were read before this began, and have not been handed on.
+    begun: Bytes,
+    io: Stream,
     meter: Meter,
     breach: Rc<Cell<Option<Breach>>>,
     worker: Rc<Worker>,
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+impl AsyncRead for Watched {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -106,7 +111,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut this.io).poll_read(cx, buffer))?;
+        if this.begun.is_empty() {
+            ready!(Pin::new(&mut this.io).poll_read(cx, buffer))?;
+        } else {
+            let n = this.begun.len().min(buffer.remaining());
+            buffer.put_slice(&this.begun.split_to(n));
+        }
         if let Err(breach) = this.meter.see(&buffer.filled()[before..], this.worker.clock.now()) {
             this.breach.set(Some(breach));
             // Nobody is to act on it. Whoever polls looks at the breach next and reads no more.
@@ -117,7 +127,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+impl AsyncWrite for Watched {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.get_mut().io).poll_write(cx, bytes)
     }
@@ -143,8 +153,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     }
 }
 
-struct Session<S> {
-    http: server::Connection<Watched<S>, Bytes>,
+struct Session {
+    http: server::Connection<Watched, Bytes>,
     worker: Rc<Worker>,
     at: At,
     timer: Rc<Timer>,
@@ -156,7 +166,7 @@ struct Session<S> {
     is_leaving: bool,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
+impl Session {
     /// Takes on streams until there are no more.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         loop {

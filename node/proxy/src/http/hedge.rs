@@ -4,20 +4,14 @@
 //! Only what may be asked twice and has no body, only until there is a head of a response, of which nothing has gone to
 //! the client then, and only as far as the budget of retries goes.
 
-use std::{
-    cell::RefCell,
-    future::poll_fn,
-    net::SocketAddr,
-    pin::Pin,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{cell::RefCell, future::poll_fn, net::SocketAddr, pin::Pin, task::Poll, time::Duration};
 
 use super::{
     ask::{Answered, Front, Question, ask},
-    body::{BodyError, Encode, Outgoing, Source},
+    body::{Encode, Outgoing},
     deadline::{Deadline, Phase},
     head::Head,
+    own::Own,
     refusal::Refusal,
 };
 use crate::{clock::Expired, config::HedgeConfig, generation::LocalServing, worker::Worker};
@@ -119,43 +113,8 @@ async fn leg(
         expects: false,
         met: Some(met),
     };
-    let result = Box::pin(ask(worker, serving, &mut deadline, question, &mut Silent)).await;
+    // Whoever goes away is noticed by the one who waits for all legs.
+    let mut nobody = Own::new(&[], |_| Poll::Pending);
+    let result = Box::pin(ask(worker, serving, &mut deadline, question, &mut nobody)).await;
     (result, response)
-}
-
-/// Who asks a leg: nobody who could go away, and who hears nothing of answers before the answer.
-struct Silent;
-
-impl Source for Silent {
-    fn poll_bytes(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn bytes(&self) -> &[u8] {
-        &[]
-    }
-
-    fn consume(&mut self, _: usize) {}
-
-    fn is_end(&self) -> bool {
-        true
-    }
-
-    fn trailers(&self) -> &[u8] {
-        &[]
-    }
-}
-
-impl Front for Silent {
-    fn poll_gone(&mut self, _: &mut Context<'_>) -> Poll<()> {
-        Poll::Pending
-    }
-
-    fn inform(&mut self, _: &mut Head) {}
-
-    fn go_on(&mut self) {}
-
-    fn poll_informed(&mut self, _: &mut Context<'_>) -> Poll<()> {
-        Poll::Pending
-    }
 }

@@ -3,20 +3,15 @@
 //! Nothing here can delay or change the request itself. A copy is sent once all of the request is there; what does
 //! not fit the bounds is not copied, and counted.
 
-use std::{
-    cell::Cell,
-    future::poll_fn,
-    rc::Rc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{cell::Cell, future::poll_fn, rc::Rc, task::Poll, time::Duration};
 
 use super::{
-    ask::{Answered, Front, Question, Upload, ask},
-    body::{Arriving, BodyError, Encode, Framing, Incoming, Outgoing, Source},
+    ask::{Question, ask},
+    body::{Arriving, Encode, Framing, Incoming, Outgoing, Source},
     deadline::{Deadline, Phase},
     head::Head,
     headers,
+    own::Own,
 };
 use crate::{generation::LocalServing, worker::Worker};
 
@@ -153,7 +148,7 @@ async fn exchange(copy: Copy) -> Option<()> {
     let mut deadline = Deadline::new(&worker.clock);
     deadline.timer.uses(pin.generation());
     deadline.bound(worker.clock.after(TIME_MAX));
-    let mut shadow = Shadow { body, sent: 0 };
+    let mut nobody = Own::new(&body, |_| Poll::Pending);
     let mut response = Head::default();
     let question = Question {
         pool,
@@ -167,16 +162,15 @@ async fn exchange(copy: Copy) -> Option<()> {
         expects: false,
         met: None,
     };
-    let answered = ask(&worker, &serving, &mut deadline, question, &mut shadow).await.ok()?;
+    let mut answered = ask(&worker, &serving, &mut deadline, question, &mut nobody).await.ok()?;
     let bodiless = is_head || matches!(response.status(), 204 | 304);
     let framing = headers::check_response(&response, bodiless).ok().filter(|_| response.status() != 101)?;
-    let Answered { mut link, in_flight, upload } = answered;
     let mut download = Incoming::default();
     download.begin(framing, ANSWER_BYTES_MAX);
     deadline.enter(&worker.clock, Phase::Body, serving.local.generation.config.timeouts.idle);
     let mut arriving = Arriving {
-        from: &mut link.stream,
-        held: &mut link.held,
+        from: &mut answered.link.stream,
+        held: &mut answered.link.held,
         body: &mut download,
         buffers: &worker.buffers,
         received: &serving.local.cells.received_upstream,
@@ -191,56 +185,7 @@ async fn exchange(copy: Copy) -> Option<()> {
         }
         deadline.poll_expired(&worker.clock, cx).map(|_expired| false)
     });
-    if is_read.await
-        && upload == Upload::Done
-        && framing != Framing::UntilClose
-        && !headers::is_last(&response)
-        && link.held.is_empty()
-    {
-        link.held.release(&worker.buffers);
-        in_flight.0.put(link, worker.clock.now());
-    }
+    let is_read = is_read.await;
+    answered.release(&worker, is_read && framing != Framing::UntilClose && !headers::is_last(&response));
     Some(())
-}
-
-/// Nobody waits for the answer, and all of the body is there.
-struct Shadow {
-    body: Vec<u8>,
-    sent: usize,
-}
-
-impl Source for Shadow {
-    fn poll_bytes(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn bytes(&self) -> &[u8] {
-        &self.body[self.sent..]
-    }
-
-    fn consume(&mut self, n: usize) {
-        self.sent += n;
-    }
-
-    fn is_end(&self) -> bool {
-        true
-    }
-
-    fn trailers(&self) -> &[u8] {
-        &[]
-    }
-}
-
-impl Front for Shadow {
-    fn poll_gone(&mut self, _: &mut Context<'_>) -> Poll<()> {
-        Poll::Pending
-    }
-
-    fn inform(&mut self, _: &mut Head) {}
-
-    fn go_on(&mut self) {}
-
-    fn poll_informed(&mut self, _: &mut Context<'_>) -> Poll<()> {
-        Poll::Pending
-    }
 }

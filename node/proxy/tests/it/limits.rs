@@ -1,6 +1,7 @@
 //! What may be in flight at once, who waits for it, and how often a client may ask.
 
 use std::{
+    io,
     net::SocketAddr,
     sync::{
         Arc,
@@ -204,18 +205,20 @@ async fn sessions_wait_for_a_target_as_well() {
     let mut first = connect(listen).await;
     send(&mut first, "a").await;
     assert_eq!(receive(&mut first, 1).await, b"a");
-    let mut clients = [connect(listen).await, connect(listen).await];
-    // One of them waits and the other one is refused.
-    let refused = {
-        let [one, other] = &mut clients;
-        tokio::select! {
-            _ = one.readable() => 0,
-            _ = other.readable() => 1,
-        }
+    // One of them waits and the other one is refused, maybe before its `connect` has returned.
+    let mut clients = [TcpStream::connect(listen).await, TcpStream::connect(listen).await];
+    let ended = async |client: &mut io::Result<TcpStream>| match client {
+        Ok(stream) => rest(stream).await.expect_err("a reset, not a clean end").kind(),
+        Err(error) => error.kind(),
     };
-    assert_reset(&mut clients[refused]).await;
+    let [one, other] = &mut clients;
+    let (refused, how) = tokio::select! {
+        how = ended(one) => (0, how),
+        how = ended(other) => (1, how),
+    };
+    assert_eq!(how, io::ErrorKind::ConnectionReset);
     drop(first);
-    let waiting = &mut clients[1 - refused];
+    let waiting = clients[1 - refused].as_mut().unwrap();
     send(waiting, "b").await;
     assert_eq!(receive(waiting, 1).await, b"b");
 }

@@ -1,17 +1,15 @@
 //! A question to a service of the user's, asked on the way: over a pool of the app, with everything that pools do.
 
-use std::{
-    future::poll_fn,
-    task::{Context, Poll},
-};
+use std::{future::poll_fn, task::Poll};
 
 use super::super::{
-    ask::{Front, Question, ask},
-    body::{Arriving, BodyError, Encode, Framing, Source},
+    ask::{Question, ask},
+    body::{Arriving, Encode, Framing, Source},
     connection::{Client, Connection},
     forward::Parts,
     head::Head,
     headers,
+    own::Own,
     refusal::Refusal,
 };
 use crate::{clock::Expired, generation::LocalServing};
@@ -50,16 +48,9 @@ pub(super) async fn call<C: Client>(
     let mut asked = Head::default();
     let is_read = asked.parse_request(call.head, usize::MAX).is_ok_and(|used| used == Some(call.head.len()));
     debug_assert!(is_read, "a question is a whole head");
-    let mut caller = Caller {
-        client: Arriving {
-            from: io,
-            held,
-            body: upload,
-            buffers: &worker.buffers,
-            received: &cells.received_client,
-        },
-        body: call.body,
-    };
+    let mut client =
+        Arriving { from: io, held, body: upload, buffers: &worker.buffers, received: &cells.received_client };
+    let mut caller = Own::new(call.body, |cx| client.poll_gone(cx));
     let question = Question {
         pool: call.pool,
         key: None,
@@ -106,11 +97,7 @@ pub(super) async fn call<C: Client>(
     })
     .await?;
     let trailers = arriving.trailers().to_vec();
-    let mut link = answered.link;
-    if !headers::is_last(response) && framing != Framing::UntilClose && link.held.is_empty() {
-        link.held.release(&worker.buffers);
-        answered.in_flight.0.put(link, worker.clock.now());
-    }
+    answered.release(worker, framing != Framing::UntilClose && !headers::is_last(response));
     Ok(Called { body, trailers })
 }
 
@@ -122,47 +109,4 @@ pub(super) fn is_about_request(head: &Head, name: &[u8]) -> bool {
         options.any(|option| option.eq_ignore_ascii_case(name))
     };
     tag(name) == Tag::Other && !(head.facts().options.names && is_named())
-}
-
-/// Who asks: this proxy, for as long as its client waits.
-struct Caller<'a, C> {
-    client: Arriving<'a, C>,
-    body: &'a [u8],
-}
-
-impl<C: Client> Source for Caller<'_, C> {
-    fn poll_bytes(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn bytes(&self) -> &[u8] {
-        self.body
-    }
-
-    fn consume(&mut self, n: usize) {
-        self.body = &self.body[n..];
-    }
-
-    fn is_end(&self) -> bool {
-        true
-    }
-
-    fn trailers(&self) -> &[u8] {
-        &[]
-    }
-}
-
-impl<C: Client> Front for Caller<'_, C> {
-    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.client.poll_gone(cx)
-    }
-
-    /// The client is not told what is none of its business.
-    fn inform(&mut self, _: &mut Head) {}
-
-    fn go_on(&mut self) {}
-
-    fn poll_informed(&mut self, _: &mut Context<'_>) -> Poll<()> {
-        Poll::Pending
-    }
 }
