@@ -1,8 +1,9 @@
 //! The replicated value: `Fleet::apply(index, &Command) -> Answer`, pure and total.
 //!
 //! Reads no clock, no randomness and no hash order, and cannot fail the process: a command that
-//! makes no sense is answered with a `Rejection` and changes nothing. Maps hold `Arc`s, so
-//! publishing a new `Fleet` copies pointers and not ten thousand specs.
+//! makes no sense is answered with a `Rejection` and changes nothing. The large maps are persistent: a
+//! copy shares all with its original, a change copies the few tree nodes on its way, and `OrdMap::diff`
+//! of two versions of a fleet passes over what they share. So a change costs the same among 10,000 apps.
 //!
 //! What each part means, and which commands change it, is in the file of that part: `app` (apps and
 //! their generations), `assignment` (what a node is asked), `rollout`, `scale`, `member`, `drain`, `port`, `balancer`.
@@ -13,6 +14,7 @@ use std::{
 };
 
 use flotilla_spec::AppName;
+use imbl::OrdMap;
 use sha2::{Digest as _, Sha256};
 
 use crate::{Change, Command, Rejection, Reply, RequestId, Transition};
@@ -21,6 +23,7 @@ mod app;
 mod assignment;
 mod balancer;
 mod check;
+mod difference;
 mod drain;
 mod id;
 mod member;
@@ -54,20 +57,20 @@ pub struct Fleet {
     /// Log index of the last command applied.
     pub index: u64,
     pub cluster: Cluster,
-    pub members: BTreeMap<NodeId, Arc<Member>>,
-    pub apps: BTreeMap<AppName, Arc<App>>,
-    pub generations: BTreeMap<(AppName, GenerationId), Arc<Generation>>,
+    pub members: OrdMap<NodeId, Arc<Member>>,
+    pub apps: OrdMap<AppName, Arc<App>>,
+    pub generations: OrdMap<(AppName, GenerationId), Arc<Generation>>,
     /// Which apps hold a TCP port of a node. An app keeps a port, and a name there, from the moment a
     /// generation is placed until the last generation that uses it has left the node.
-    pub ports: BTreeMap<(NodeId, u16), Arc<Holders>>,
-    pub assignments: BTreeMap<NodeId, BTreeMap<(AppName, GenerationId), Arc<Assignment>>>,
+    pub ports: OrdMap<(NodeId, u16), Arc<Holders>>,
+    pub assignments: OrdMap<NodeId, OrdMap<(AppName, GenerationId), Arc<Assignment>>>,
     /// Keyed by the generation a rollout leads to: one rollout per generation, and only the one to an
     /// app's wanted generation may be unfinished. Finished ones stay as long as their generation does.
-    pub rollouts: BTreeMap<(AppName, GenerationId), Arc<Rollout>>,
+    pub rollouts: OrdMap<(AppName, GenerationId), Arc<Rollout>>,
     /// By their names.
     pub balancers: BTreeMap<String, Arc<Balancer>>,
     pub events: VecDeque<Arc<Event>>,
-    pub requests: BTreeMap<String, Arc<AnsweredRequest>>,
+    pub requests: OrdMap<String, Arc<AnsweredRequest>>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

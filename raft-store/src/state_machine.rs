@@ -1,7 +1,7 @@
 //! From the log to the `Fleet`: decode, `Fleet::apply`, publish. Snapshots as files.
 //!
 //! The fleet is in memory only; the newest snapshot and the log behind it bring it back. A reader
-//! of the published value keeps the fleet it got, and the next entry is applied to a copy (of pointers).
+//! of the published value keeps the fleet it got, and the next entry is applied to a copy that shares what it does not change.
 //!
 //! A snapshot is sent as the bytes of its file: the sender's `RaftNetwork::full_snapshot` gets it open at its
 //! beginning, the receiver writes them, in any chunks, to what `Raft::begin_receiving_snapshot` gives it, and

@@ -1,7 +1,7 @@
 //! Bytes of the log and of snapshots: what was written is what is read, by this version and the next.
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test ends where it goes wrong")]
 
-use std::{collections::BTreeMap, fmt::Write as _, path::PathBuf, time::Duration};
+use std::{fmt::Write as _, path::PathBuf, time::Duration};
 
 use flotilla_raft_store::{codec::*, *};
 use proptest::{collection::vec, prelude::*};
@@ -220,7 +220,7 @@ fn nothing_is_not_a_batch() {
 #[test]
 fn a_spec_of_the_past_is_written_once() {
     let mut fleet = small_fleet();
-    fleet.requests = BTreeMap::new();
+    fleet.requests.clear();
     let text = encode_fleet(&fleet);
     let specs = text.windows(8).filter(|window| window == b"\"listen\"").count();
     assert_eq!(specs, fleet.generations.len());

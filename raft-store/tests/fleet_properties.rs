@@ -1,15 +1,20 @@
 //! What holds of every fleet, whatever commands it is fed.
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test ends where it goes wrong")]
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use flotilla_raft_store::*;
+use flotilla_spec::AppName;
+use imbl::OrdMap;
 use proptest::{collection::vec, prelude::*, strategy::ValueTree as _};
 
 mod fleet_arbitrary;
 use fleet_arbitrary::{arbitrary_command, arbitrary_intent, grow};
 
-type Key = (NodeId, flotilla_spec::AppName, GenerationId);
+type Key = (NodeId, AppName, GenerationId);
 
 fn all_desired(fleet: &Fleet) -> BTreeMap<Key, Desired> {
     let all = fleet.assignments.iter().flat_map(|(node, of_node)| {
@@ -19,7 +24,30 @@ fn all_desired(fleet: &Fleet) -> BTreeMap<Key, Desired> {
 }
 
 fn without_requests(fleet: &Fleet) -> Fleet {
-    Fleet { index: 0, requests: BTreeMap::new(), ..fleet.clone() }
+    Fleet { index: 0, requests: Default::default(), ..fleet.clone() }
+}
+
+/// `Fleet::apps_changed_since`, by looking at everything.
+fn differing(before: &Fleet, after: &Fleet) -> BTreeSet<AppName> {
+    let mut names = BTreeSet::new();
+    for (one, other) in [(before, after), (after, before)] {
+        names.extend(missing(&one.apps, Some(&other.apps)));
+        names.extend(missing(&one.generations, Some(&other.generations)).map(|(app, _)| app));
+        names.extend(missing(&one.rollouts, Some(&other.rollouts)).map(|(app, _)| app));
+        for (node, of_node) in &one.assignments {
+            names.extend(missing(of_node, other.assignments.get(node)).map(|(app, _)| app));
+        }
+    }
+    names.into_iter().cloned().collect()
+}
+
+/// Keys whose value is not in `other`.
+fn missing<'a, K: Ord, V: PartialEq>(
+    one: &'a OrdMap<K, V>,
+    other: Option<&'a OrdMap<K, V>>,
+) -> impl Iterator<Item = &'a K> {
+    let has = move |key: &K, value: &V| other.is_some_and(|other| other.get(key) == Some(value));
+    one.iter().filter(move |(key, value)| !has(key, value)).map(|(key, _)| key)
 }
 
 /// Applies to both replicas and asks what must hold of every step.
@@ -34,6 +62,7 @@ fn step(
     prop_assert_eq!(&answer, &second.apply(index, command));
     prop_assert_eq!(first.digest(), second.digest());
     prop_assert_eq!(first.check(), Ok(()), "after {:?}", command);
+    prop_assert_eq!(first.apps_changed_since(&before), differing(&before, first), "after {:?}", command);
     if answer.is_err() {
         prop_assert_eq!(without_requests(first), without_requests(&before), "a refusal changed something");
     }
@@ -81,12 +110,40 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Fleets large enough that two versions share most of their trees.
+    #[test]
+    fn what_changed_is_found_among_thousands(changes in vec((0..3_000_u64, 0..3_u64, any::<bool>()), 1..200)) {
+        let name = |app: u64| AppName::parse(&format!("app-{app}")).unwrap();
+        let asked = |index| {
+            let desired = Desired::Serve;
+            Arc::new(Assignment { desired, percent: 100, ports: vec![80], index, since: Timestamp(0) })
+        };
+        let mut fleet = Fleet::default();
+        for (app, node) in (0..2_500).flat_map(|app| (0..3).map(move |node| (app, node))) {
+            fleet.assignments.entry(NodeId(node)).or_default().insert((name(app), GenerationId(1)), asked(1));
+        }
+        let mut versions = vec![fleet.clone()];
+        for (index, (app, node, removes)) in (2..).zip(changes) {
+            let of_node = fleet.assignments.entry(NodeId(node)).or_default();
+            let key = (name(app), GenerationId(1));
+            let _before = if removes { of_node.remove(&key) } else { of_node.insert(key, asked(index)) };
+            versions.push(fleet.clone());
+        }
+        for before in versions.iter().step_by(17) {
+            prop_assert_eq!(fleet.apps_changed_since(before), differing(before, &fleet));
+        }
+    }
+}
+
 /// Guards the walks themselves: they must come everywhere, or they prove nothing.
 #[test]
 fn random_walks_reach_every_state() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let strategy = vec(arbitrary_intent(), 200..300);
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     for _ in 0..400 {
         let fleet = grow(&strategy.new_tree(&mut runner).unwrap().current());
         seen.extend(fleet.rollouts.values().map(|rollout| format!("{:?}", rollout.state)));

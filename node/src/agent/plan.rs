@@ -11,13 +11,14 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use flotilla_proxy::{GenerationStatus, Phase, PortState, TargetStatus};
 use flotilla_raft_store::{Assignment, Desired, Fleet, Generation, GenerationId, Traffic, traffic};
 use flotilla_spec::{AppName, AppSpec, Probe};
+use imbl::OrdMap;
 
 use super::Key;
 use crate::rollout::observed::{
     GenerationReport, ProbeKind, ProbeReport, ProbeState, Readiness, Resolution, TargetReport,
 };
 
-pub(crate) type Assigned = BTreeMap<Key, Arc<Assignment>>;
+pub(crate) type Assigned = OrdMap<Key, Arc<Assignment>>;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
@@ -391,7 +392,7 @@ mod tests {
             let assignment = Assignment { desired: Desired::Serve, percent, ports: vec![80], index, since };
             (key("web", generation), Arc::new(assignment))
         };
-        let assigned: Assigned = [asked(7, 100), asked(8, 10)].into();
+        let assigned: Assigned = [asked(7, 100), asked(8, 10)].into_iter().collect();
         let both = |seven, eight| BTreeMap::from([(key("web", 7), seven), (key("web", 8), eight)]);
         let plan = |running: &BTreeMap<Key, Stand>, cannot: u64| {
             plan(&assigned, running, |key| key.1 == GenerationId(cannot), |_| Duration::ZERO)
@@ -448,7 +449,7 @@ mod tests {
             (key("web", generation), Arc::new(assignment))
         };
         for old in [Desired::Drain, Desired::Remove] {
-            let assigned: Assigned = [asked(7, old), asked(8, Desired::Serve)].into();
+            let assigned: Assigned = [asked(7, old), asked(8, Desired::Serve)].into_iter().collect();
             let running = BTreeMap::from([(key("web", 7), (Phase::Serving, 100))]);
             let actions = plan(&assigned, &running, |_| false, |_| Duration::ZERO);
             let key = key("web", 8);

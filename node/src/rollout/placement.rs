@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use flotilla_raft_store::{Availability, Desired, Fleet, Member, NodeId};
 use flotilla_spec::{AppName, AppSpec, Placement, Replicas, Spread};
+use imbl::OrdMap;
 
 mod rebalance;
 
@@ -32,7 +33,7 @@ pub(crate) struct Loads(BTreeMap<NodeId, u64>);
 
 impl Loads {
     pub(crate) fn of(fleet: &Fleet) -> Self {
-        let of_node = |of_node: &BTreeMap<_, std::sync::Arc<flotilla_raft_store::Assignment>>| {
+        let of_node = |of_node: &OrdMap<_, std::sync::Arc<flotilla_raft_store::Assignment>>| {
             let asked = of_node.values().filter(|asked| asked.desired <= Desired::Serve);
             asked.map(|asked| asked.ports.len().max(1) as u64).sum()
         };

@@ -9,9 +9,10 @@
 //! the one that completed last, so what a superseded rollout left in between gets nothing once its
 //! successor has begun to shift.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use flotilla_spec::AppName;
+use imbl::OrdMap;
 
 use super::{At, Fleet, GenerationId, GenerationState, NodeId, Timestamp};
 use crate::Rejection;
@@ -68,7 +69,7 @@ impl Traffic {
 /// How an app's new traffic is shared on a node that is asked for `of_node`, among the generations
 /// that `can` take any.
 pub fn traffic(
-    of_node: &BTreeMap<(AppName, GenerationId), Arc<Assignment>>,
+    of_node: &OrdMap<(AppName, GenerationId), Arc<Assignment>>,
     app: &AppName,
     can: impl Fn(GenerationId) -> bool,
 ) -> Option<Traffic> {

@@ -8,6 +8,7 @@ use std::{
 };
 
 use flotilla_spec::{ANY_HOST, AppName, AppSpec, Listen};
+use imbl::OrdMap;
 
 use super::{Fleet, NodeId};
 use crate::Rejection;
@@ -194,6 +195,7 @@ impl Fleet {
         let free = (from..=to).find(|port| {
             held.next_if_eq(port).is_none()
                 && *port != 0
+                && !self.is_balancer_port(*port)
                 && !member.reserved_ports.contains(port)
                 && fits(*port)
         });
@@ -237,7 +239,7 @@ impl Fleet {
     }
 
     /// What `ports` must be: every port of every assignment.
-    pub(crate) fn held_ports(&self) -> Result<BTreeMap<(NodeId, u16), Arc<Holders>>, String> {
+    pub(crate) fn held_ports(&self) -> Result<OrdMap<(NodeId, u16), Arc<Holders>>, String> {
         let mut held: BTreeMap<(NodeId, u16), Holders> = BTreeMap::new();
         for (node, assignments) in &self.assignments {
             for (key @ (app, _), assignment) in assignments {

@@ -11,6 +11,7 @@ use std::{
 
 use flotilla_raft_store::{App, Desired, Fleet, GenerationId, Member, NodeId, RolloutState, Transition};
 use flotilla_spec::{AppName, Replicas};
+use imbl::OrdMap;
 
 use super::{Choice, Loads, Nodes, may_have};
 
@@ -67,7 +68,7 @@ fn movable(fleet: &Fleet, name: &AppName, app: &Arc<App>) -> Option<(GenerationI
 
 fn serving_nodes(fleet: &Fleet, name: &AppName, generation: GenerationId) -> BTreeSet<NodeId> {
     let key = (name.clone(), generation);
-    let on = |of_node: &BTreeMap<_, Arc<flotilla_raft_store::Assignment>>| {
+    let on = |of_node: &OrdMap<_, Arc<flotilla_raft_store::Assignment>>| {
         of_node.get(&key).is_some_and(|asked| asked.desired <= Desired::Serve)
     };
     fleet.assignments.iter().filter(|(_, of_node)| on(of_node)).map(|(node, _)| *node).collect()

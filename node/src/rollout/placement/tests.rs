@@ -215,7 +215,7 @@ impl Town {
     }
 
     fn on(&self, node: NodeId) -> usize {
-        self.fleet.assignments.get(&node).map_or(0, BTreeMap::len)
+        self.fleet.assignments.get(&node).map_or(0, |of_node| of_node.len())
     }
 
     fn nodes_of(&self, app: &AppName) -> BTreeSet<NodeId> {
