@@ -64,6 +64,12 @@ pub(crate) struct State {
     cuts: Vec<Cut>,
     /// Apps that may have steps to take in the next settle.
     touched: BTreeSet<Arc<str>>,
+    /// Ports that were bound for one of them, whatever became of the generation.
+    bound: BTreeSet<PortKey>,
+    /// Ports that some app is about to leave.
+    closing: BTreeSet<PortKey>,
+    /// Apps of which the status may differ from what [`State::take_changed`] was called for last.
+    changed: BTreeSet<Arc<str>>,
     /// Whose files may change; several times the same where generations share it.
     tls: Vec<Weak<Tls>>,
     transports: Vec<Weak<Transport>>,
@@ -321,6 +327,7 @@ impl State {
             tenancy::at(&serving.generation, key).map(|config| config.socket.clone()).unwrap_or_default();
         port.set_options(&options);
         self.touched.extend(port.lead(serving, &claims));
+        note_closing(&mut self.closing, key, port);
         metrics::listener(&app, key.1, true, false);
         if port.stage != Stage::Bound {
             return None;
@@ -379,23 +386,49 @@ impl State {
     /// Takes every step that is due at `now`. Calling it again changes nothing.
     pub(crate) fn settle(&mut self, now: Instant, horizon: Duration) -> Vec<Effect> {
         let mut effects = Vec::new();
-        let mut due = Vec::new();
-        for (key, port) in &self.ports {
-            let touched = self.touched.iter().filter(|app| port.of(app).is_some());
-            let closing = port.closing().map(|(app, ..)| app).filter(|app| !self.touched.contains(*app));
-            due.extend(touched.chain(closing).map(|app| (*key, Arc::clone(app))));
-        }
-        for (key, app) in due {
+        for (key, app) in self.due() {
             effects.extend(self.settle_port(key, &app, now, horizon));
+            self.changed.insert(app);
         }
         self.forget(now);
-        self.touched.clear();
+        self.changed.append(&mut self.touched);
+        self.bound.clear();
         self.cuts.retain(|cut| cut.generation.pins.count() > 0);
         for Cut { generation, .. } in self.cuts.extract_if(.., |cut| cut.at <= now) {
             metrics::drain_forced(&generation.config.app);
             effects.push(Effect::Cut { generation: generation.uid });
         }
         effects
+    }
+
+    /// Where a step may be due: the ports of apps that were touched, and those that somebody leaves.
+    fn due(&self) -> BTreeSet<(PortKey, Arc<str>)> {
+        let mut due = BTreeSet::new();
+        for app in &self.touched {
+            let entries = self.apps.get(app).into_iter().flat_map(|app| app.generations.values());
+            let own = entries.flat_map(|entry| keys(&entry.generation.config));
+            let has = |key: &PortKey| self.ports.get(key).is_some_and(|port| port.of(app).is_some());
+            let held = own.chain(self.bound.iter().copied()).filter(has);
+            due.extend(held.map(|key| (key, Arc::clone(app))));
+        }
+        for key in &self.closing {
+            let closing = self.ports.get(key).into_iter().flat_map(|port| port.closing());
+            due.extend(closing.map(|(app, ..)| (*key, Arc::clone(app))));
+        }
+        #[cfg(test)]
+        assert_eq!(due, self.due_of_all(), "a port was forgotten");
+        due
+    }
+
+    /// The same, by looking at every port.
+    #[cfg(test)]
+    fn due_of_all(&self) -> BTreeSet<(PortKey, Arc<str>)> {
+        let of_port = |(key, port): (&PortKey, &Port)| {
+            let touched = self.touched.iter().filter(|app| port.of(app).is_some());
+            let closing = port.closing().map(|(app, ..)| app);
+            touched.chain(closing).map(|app| (*key, Arc::clone(app))).collect::<Vec<_>>()
+        };
+        self.ports.iter().flat_map(of_port).collect()
     }
 
     fn settle_port(
@@ -410,6 +443,7 @@ impl State {
             port.hold(app, self.apps.get(app).map(|app| app.held(key)).unwrap_or_default());
         }
         let closes = port.settle(app, now, horizon);
+        note_closing(&mut self.closing, key, port);
         let slot = port.slot.id;
         if port.tenancies.is_empty() && port.stage == Stage::Bound {
             self.ports.remove(&key);
@@ -462,6 +496,7 @@ impl State {
     /// The workers have let go of a port.
     pub(crate) fn closed(&mut self, key: PortKey, now: Instant) {
         let Some(port) = self.ports.remove(&key) else { return };
+        self.closing.remove(&key);
         for (app, since, _) in port.closing() {
             metrics::listener(app, key.1, false, false);
             metrics::drained(app, now.saturating_duration_since(since));
@@ -477,6 +512,7 @@ impl State {
             .filter(|(_, port)| port.stage != Stage::Last)
             .map(|(key, port)| {
                 port.close_now(now);
+                note_closing(&mut self.closing, *key, port);
                 Effect::Close { key: *key, slot: port.slot.id }
             })
             .collect()
@@ -484,19 +520,38 @@ impl State {
 
     /// When [`State::settle`] has something to do next, unless something is asked before.
     pub(crate) fn next_due(&self) -> Option<Instant> {
-        let open = self.ports.values().filter(|port| port.stage != Stage::Last);
+        let ports = self.closing.iter().filter_map(|key| self.ports.get(key));
+        let open = ports.filter(|port| port.stage != Stage::Last);
         let closes = open.flat_map(|port| port.closing().map(|(_, _, until)| until));
         closes.chain(self.cuts.iter().map(|cut| cut.at)).min()
     }
 
-    pub(crate) fn status(&self, now: Instant) -> Vec<GenerationStatus> {
-        let of_app = |app: &App| -> Vec<GenerationStatus> {
-            app.generations.values().map(|entry| self.status_of(app, entry, now)).collect()
-        };
-        self.apps.values().flat_map(of_app).collect()
+    pub(crate) fn take_changed(&mut self) -> BTreeSet<Arc<str>> {
+        std::mem::take(&mut self.changed)
     }
 
-    fn status_of(&self, app: &App, entry: &Entry, now: Instant) -> GenerationStatus {
+    pub(crate) fn status(&self, now: Instant) -> Vec<GenerationStatus> {
+        self.apps.values().flat_map(|app| self.generations_of(app, now)).collect()
+    }
+
+    pub(crate) fn status_of<'a>(
+        &self,
+        names: impl IntoIterator<Item = &'a str>,
+        now: Instant,
+    ) -> Vec<GenerationStatus> {
+        let apps = names.into_iter().filter_map(|name| self.apps.get(name));
+        apps.flat_map(|app| self.generations_of(app, now)).collect()
+    }
+
+    fn generations_of<'a>(
+        &'a self,
+        app: &'a App,
+        now: Instant,
+    ) -> impl Iterator<Item = GenerationStatus> + 'a {
+        app.generations.values().map(move |entry| self.generation_status(app, entry, now))
+    }
+
+    fn generation_status(&self, app: &App, entry: &Entry, now: Instant) -> GenerationStatus {
         let config = &entry.generation.config;
         let ports = keys(config).filter_map(|key| {
             let port = self.ports.get(&key)?;
@@ -568,6 +623,7 @@ impl State {
     /// Binds the ports that are not there yet: all of them or none.
     fn bind(&mut self, compiled: &Compiled, workers: usize) -> Result<(), PrepareError> {
         let Compiled { config, claims, .. } = compiled;
+        self.bound.extend(keys(config));
         let mut fresh = Vec::new();
         for key in keys(config).filter(|key| !self.ports.contains_key(key)) {
             let (address, port) = key;
@@ -615,6 +671,13 @@ impl State {
 
 fn keys(config: &AppConfig) -> impl Iterator<Item = PortKey> + '_ {
     config.ports.iter().map(|port| (port.address, port.port))
+}
+
+fn note_closing(closing: &mut BTreeSet<PortKey>, key: PortKey, port: &Port) {
+    match port.closing().next() {
+        Some(_) => drop(closing.insert(key)),
+        None => drop(closing.remove(&key)),
+    }
 }
 
 /// Those that somebody still has, each once.

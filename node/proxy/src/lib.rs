@@ -55,7 +55,7 @@ pub use control::{
 pub use grpc_health::grpc_health;
 pub use http::guard::{Sign, Signers, Unsigned};
 pub use layers::Layers;
-pub use proxy::{AppLoad, Door, Extensions, Proxy};
+pub use proxy::{AppLoad, Changes, Door, Extensions, Proxy};
 pub use shift::ShiftError;
 pub use tally::Tally;
 pub use upstream::{EndpointStatus, Resolution, TargetStatus, balance::Strategies};

@@ -1,6 +1,7 @@
 //! The public handle: starts the threads, carries out what `control` decides, and stops again.
 
 use std::{
+    collections::BTreeSet,
     io,
     net::{IpAddr, SocketAddr},
     sync::{
@@ -67,6 +68,30 @@ pub struct AppLoad {
 #[derive(Clone)]
 pub struct Proxy(Arc<Inner>);
 
+type Names = Mutex<BTreeSet<Arc<str>>>;
+
+/// The apps whose status changes, collected for one who asks for them now and then.
+pub struct Changes {
+    version: watch::Receiver<u64>,
+    names: Arc<Names>,
+}
+
+impl Changes {
+    /// Waits for a change after the last [`Changes::take`]. Cancel-safe.
+    pub async fn changed(&mut self) {
+        if self.version.changed().await.is_err() {
+            // The proxy has ended, and nothing will change any more.
+            std::future::pending().await
+        }
+    }
+
+    /// Apps of which [`Proxy::status`] may differ from what it was when this was called last.
+    pub fn take(&mut self) -> BTreeSet<Arc<str>> {
+        self.version.mark_unchanged();
+        std::mem::take(&mut *self.names.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 /// A listener on the loopback that leads to one generation; closed when dropped.
 pub struct Door {
     inner: Weak<Inner>,
@@ -103,6 +128,8 @@ struct Inner {
     /// The control loop has to look again.
     look: Notify,
     changed: watch::Sender<u64>,
+    /// The names of whoever follows.
+    followers: Mutex<Vec<Weak<Names>>>,
     /// What the watchdog saw last.
     stalled_millis: AtomicU64,
 }
@@ -164,6 +191,7 @@ impl Proxy {
             stop: CancellationToken::new(),
             look: Notify::new(),
             changed: watch::Sender::new(0),
+            followers: Mutex::default(),
             stalled_millis: AtomicU64::new(0),
         });
         let (weak, stop) = (Arc::downgrade(&inner), inner.stop.clone());
@@ -306,6 +334,7 @@ impl Proxy {
             accepting.push(tokio::time::timeout(AUDIT_TIMEOUT, answer).await.ok().and_then(Result::ok));
         }
         let (drifts, effects) = self.0.state().audit(&expected, &accepting);
+        let drifted = drifts.iter().map(|drift| Arc::clone(&drift.app)).collect();
         for (worker, effect) in effects {
             match effect {
                 Effect::Listen { slot, sockets } => {
@@ -315,9 +344,19 @@ impl Proxy {
             }
         }
         if !drifts.is_empty() {
-            self.0.bump();
+            self.0.bump(&drifted);
         }
         drifts
+    }
+
+    /// The same of some apps.
+    pub fn status_of<'a>(&self, apps: impl IntoIterator<Item = &'a str>) -> Vec<GenerationStatus> {
+        self.0.state().status_of(apps, Instant::now())
+    }
+
+    /// The apps that it has.
+    pub fn apps(&self) -> Vec<Arc<str>> {
+        self.0.state().connections().map(|(app, _)| Arc::clone(app)).collect()
     }
 
     /// Whether new connections are turned away for want of memory.
@@ -338,6 +377,14 @@ impl Proxy {
     /// Moves whenever [`Proxy::status`] may differ in phases, targets or ports.
     pub fn changed(&self) -> watch::Receiver<u64> {
         self.0.changed.subscribe()
+    }
+
+    /// The same, with the names of the apps.
+    pub fn changes(&self) -> Changes {
+        let names = Arc::default();
+        let version = self.0.changed.subscribe();
+        self.0.followers.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&names));
+        Changes { version, names }
     }
 
     /// Connections open now.
@@ -431,9 +478,9 @@ impl Inner {
             zone: self.zone.as_deref(),
             tasks: &self.tasks,
             runtime: &self.control,
-            changed: Arc::new(move || {
+            changed: Arc::new(move |app| {
                 if let Some(inner) = weak.upgrade() {
-                    inner.bump();
+                    inner.bump(&BTreeSet::from([Arc::clone(app)]));
                 }
             }),
         }
@@ -441,13 +488,19 @@ impl Inner {
 
     fn settle(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
         let effects = state.settle(Instant::now(), self.horizon);
+        let changed = state.take_changed();
         drop(state);
         self.carry_out(effects);
-        self.bump();
+        self.bump(&changed);
         self.look.notify_one();
     }
 
-    fn bump(&self) {
+    fn bump(&self, apps: &BTreeSet<Arc<str>>) {
+        self.followers.lock().unwrap_or_else(PoisonError::into_inner).retain(|follower| {
+            let Some(names) = follower.upgrade() else { return false };
+            names.lock().unwrap_or_else(PoisonError::into_inner).extend(apps.iter().cloned());
+            true
+        });
         self.changed.send_modify(|version| *version += 1);
     }
 

@@ -33,8 +33,8 @@ impl Proxy {
         self.prepare(config).await?;
         loop {
             changed.mark_unchanged();
-            let status = self.status();
-            let new = status.iter().find(|status| status.app == app && status.generation == generation);
+            let status = self.status_of([&*app]);
+            let new = status.iter().find(|status| status.generation == generation);
             let new = new.ok_or(UnknownGeneration(generation))?;
             if can_serve(&new.targets) {
                 break;
@@ -42,8 +42,8 @@ impl Proxy {
             changed.changed().await.expect("the sender lives as long as the proxy");
         }
         self.serve(&app, generation)?;
-        for old in self.status() {
-            if old.app == app && old.generation != generation {
+        for old in self.status_of([&*app]) {
+            if old.generation != generation {
                 // One that is gone already is as good as removed.
                 let _gone = self.remove(&app, old.generation, None);
             }

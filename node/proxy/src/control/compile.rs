@@ -34,6 +34,9 @@ use crate::{
 /// Of the canonical form. A spec of the longest size there is takes about a quarter of it.
 const COMPILED_BYTES_MAX: usize = 16 << 20;
 
+/// Told of an app when a target of it is another than before.
+type OnChange = Arc<dyn Fn(&Arc<str>) + Send + Sync>;
+
 /// What compiling needs from outside.
 pub(crate) struct Compiler<'a> {
     pub(crate) workers: usize,
@@ -44,7 +47,7 @@ pub(crate) struct Compiler<'a> {
     /// Where resolving and checking runs.
     pub(crate) tasks: &'a TaskTracker,
     pub(crate) runtime: &'a tokio::runtime::Handle,
-    pub(crate) changed: Arc<dyn Fn() + Send + Sync>,
+    pub(crate) changed: OnChange,
 }
 
 /// A pool that is resolved and checked, shared by the generations of an app that have it alike.
@@ -236,7 +239,9 @@ fn start(
         let _inside = compiler.runtime.enter();
         let place = Place { app: &config.app, pool: name, zone: compiler.zone, workers: compiler.workers };
         let layout = compiler.strategies.layout(&pool.balance.strategy);
-        Upstream::start(pool, place, layout, compiler.tasks, stop.clone(), Arc::clone(&compiler.changed))
+        let (changed, app) = (Arc::clone(&compiler.changed), Arc::clone(&config.app));
+        let changed = Arc::new(move || changed(&app));
+        Upstream::start(pool, place, layout, compiler.tasks, stop.clone(), changed)
     };
     let config = Arc::new(pool.clone());
     Ok(Running { name: name.to_owned(), config, transport, upstream, _stop: stop.drop_guard() })

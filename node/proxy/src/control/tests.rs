@@ -70,7 +70,7 @@ fn compiler<'a>(
     runtime: &'a tokio::runtime::Handle,
 ) -> Compiler<'a> {
     let signers = &NO_SIGNERS;
-    Compiler { workers: 1, strategies, signers, zone: None, tasks, runtime, changed: Arc::new(|| ()) }
+    Compiler { workers: 1, strategies, signers, zone: None, tasks, runtime, changed: Arc::new(|_| ()) }
 }
 
 fn config(app: &str) -> AppConfig {
