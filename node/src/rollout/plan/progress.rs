@@ -1,6 +1,6 @@
 //! One rollout: from node to node, or back.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use flotilla_raft_store::{
     Cause, Desired, Generation, GenerationId, NodeId, Promotion, Rollout, Step, Timestamp, Transition,
@@ -19,6 +19,8 @@ const BAKE_AGAIN: Duration = Duration::from_secs(1);
 /// Bakes that a step may last in all while it has too few requests to be judged by. After that it goes
 /// on, judged by what there was: an app with little traffic must finish, too.
 const BAKES_MAX: u32 = 3;
+/// A node that is ready within this time, and may shift by then, goes on without a log entry between.
+const READY_UNWRITTEN: Duration = Duration::from_millis(250);
 
 /// What comes next on one node.
 enum Next {
@@ -68,7 +70,8 @@ pub(super) fn progress(
         return forward.fail(failures, plan);
     }
     forward.go_on(&passed, &mut moves, &mut waits);
-    forward.shift(may_shift, budget, &mut moves, &mut waits);
+    forward.shift(&may_shift, budget, &mut moves, &mut waits);
+    forward.note_ready(&may_shift, &mut moves, &mut waits);
     moves.sort_by_key(|(node, _)| *node);
     waits.sort_by_key(|(node, _)| *node);
     if !moves.is_empty() {
@@ -128,7 +131,7 @@ impl Forward<'_> {
             Step::Shifting { .. } | Step::Monitoring { .. } if serves && not_alive.is_some() => {
                 Next::Fail(not_alive.unwrap_or_default())
             }
-            Step::Preparing { .. } if well => Next::Step(Step::Ready),
+            Step::Preparing { .. } if well => Next::Shift,
             Step::Preparing { since } => {
                 let overdue = self.overdue(*since, seen, "not ready", &detail);
                 overdue.unwrap_or(Next::Wait(Why::Preparing { detail }))
@@ -259,10 +262,27 @@ impl Forward<'_> {
         asks && self.rollout.from.is_some() && percent == 100
     }
 
+    /// Writes down that nodes are ready which have to wait for longer.
+    fn note_ready(
+        &self,
+        may_shift: &[NodeId],
+        moves: &mut Vec<(NodeId, Step)>,
+        waits: &mut Vec<(NodeId, Why)>,
+    ) {
+        for &node in may_shift {
+            let Some(Step::Preparing { since }) = self.rollout.steps.get(&node) else { continue };
+            let moves_on = moves.iter().any(|(moving, _)| *moving == node);
+            if !moves_on && self.view.now.since(*since) >= READY_UNWRITTEN {
+                moves.push((node, Step::Ready));
+                waits.retain(|(waiting, _)| *waiting != node);
+            }
+        }
+    }
+
     /// Chooses who shifts now, and with what share.
     fn shift(
         &self,
-        mut may_shift: Vec<NodeId>,
+        may_shift: &[NodeId],
         budget: &mut Budget,
         moves: &mut Vec<(NodeId, Step)>,
         waits: &mut Vec<(NodeId, Why)>,
@@ -270,6 +290,7 @@ impl Forward<'_> {
         if may_shift.is_empty() {
             return;
         }
+        let mut may_shift = may_shift.to_vec();
         // Where the old generation does not do well there is the least to lose, so those nodes go first;
         // then one failure domain after the other.
         let zone =
@@ -278,8 +299,10 @@ impl Forward<'_> {
         let steps = &self.rollout.steps;
         let begun = steps.values().any(|step| step.share().is_some());
         let is_down = |node: &NodeId| matches!(self.view.presence(*node), Presence::Down);
-        let ready =
-            |(node, step): (&NodeId, &Step)| *step == Step::Ready || step.share().is_some() || is_down(node);
+        let can_shift: BTreeSet<NodeId> = may_shift.iter().copied().collect();
+        let ready = |(node, step): (&NodeId, &Step)| {
+            *step == Step::Ready || step.share().is_some() || can_shift.contains(node) || is_down(node)
+        };
         let why = if !begun && !steps.iter().all(ready) {
             Some(Why::OthersNotReady)
         } else if !begun && !budget.take() {
