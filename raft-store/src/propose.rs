@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Commands of one entry.
-const COMMANDS_MAX: usize = 64;
+const COMMANDS_MAX: usize = 256;
 /// Bytes of one entry, but for a single larger command.
 const ENTRY_BYTES_MAX: usize = 1 << 20;
 /// A single command: with everything around it, it must fit into a gRPC message of 4 MiB.
