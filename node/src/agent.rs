@@ -1,7 +1,8 @@
 //! Every node: does on the proxy what the fleet asks of this node, and says how far it is.
 //!
-//! Level-triggered: the plan is made anew from the applied fleet and the running proxy, so a missed
-//! event heals. It acts on applied assignments only, and needs neither a leader nor a quorum.
+//! Level-triggered: the plan of an app is made anew from the applied fleet and the running proxy whenever
+//! something has changed about it in either, and that of all apps now and then, so a missed event heals.
+//! It acts on applied assignments only, and needs neither a leader nor a quorum.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,15 +20,15 @@ use tracing::{debug, error, info, warn};
 use self::translate::Here;
 use crate::{
     agent::{
-        plan::{Action, Compiled, Known},
+        plan::{Action, Assigned, Compiled, Known},
         probe::Probes,
     },
     faults::{self, Moment},
     load::Meter,
     metrics,
     replica::Replica,
-    reports::Report,
-    rollout::observed::GenerationReport,
+    reports::{Report, Told},
+    rollout::observed::{Generations, Readiness},
     server::convert,
 };
 
@@ -42,8 +43,10 @@ pub(crate) use trial::Trials;
 
 /// A port that was taken may be free by now, so what was rejected is tried again after this.
 const RETRY: Duration = Duration::from_secs(1);
-/// How often what is served is compared with what was decided.
+/// How often what is served is compared with what was decided, for all apps.
 const AUDIT: Duration = Duration::from_secs(5);
+/// Apps of an audit that are looked at in a row: events do not wait for longer.
+const AUDITED_AT_ONCE: usize = 256;
 /// A traffic thread that stands still for this long while a generation is on trial ends the process: the
 /// next one starts with the generation before. Without a trial there is nobody to blame and nothing won.
 const STALL_MAX: Duration = Duration::from_secs(5);
@@ -59,13 +62,19 @@ pub(crate) type Key = (AppName, GenerationId);
 #[derive(Clone, Default)]
 pub(crate) struct Running {
     applied: u64,
-    /// Every generation that runs here or was asked for. The same `Arc` as long as nothing changes.
-    generations: Arc<BTreeMap<Key, GenerationReport>>,
+    /// Every generation that runs here or was asked for.
+    generations: Generations,
 }
 
 pub(crate) struct Agent {
     me: NodeId,
     fleet: watch::Receiver<Arc<Fleet>>,
+    /// What was acted on last.
+    acted_on: Arc<Fleet>,
+    /// Apps to look at although neither the fleet nor the proxy has changed about them.
+    due: BTreeSet<AppName>,
+    /// What is left of the last audit.
+    to_audit: BTreeSet<AppName>,
     proxy: Proxy,
     here: Here,
     /// Why a generation cannot be prepared here. Forgotten when it is tried again.
@@ -127,6 +136,9 @@ impl Agent {
             Self {
                 me,
                 fleet,
+                acted_on: Arc::default(),
+                due: BTreeSet::new(),
+                to_audit: BTreeSet::new(),
                 probes: Probes::new(proxy.clone(), probes),
                 repairs: BTreeMap::new(),
                 proxy,
@@ -145,46 +157,90 @@ impl Agent {
     }
 
     pub(crate) async fn run(mut self) -> anyhow::Result<()> {
-        let mut proxy = self.proxy.changed();
+        let mut proxy = self.proxy.changes();
         let mut probes = self.probes.changed();
         let mut retry = tokio::time::interval(RETRY);
         let mut audit = tokio::time::interval(AUDIT);
         audit.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            proxy.borrow_and_update();
             probes.borrow_and_update();
             let fleet = self.fleet.borrow_and_update().clone();
-            self.reconcile(&fleet).await;
+            let mut apps = self.touched(&fleet, proxy.take());
+            self.reconcile(&fleet, &apps).await;
+            apps.append(&mut self.audit_some(&fleet, &apps).await);
             let wanted = leaving::leaving(fleet.members.get(&self.me).map(AsRef::as_ref));
             leaving::follow(&self.proxy, wanted, &mut self.leaving);
-            self.publish(&fleet);
+            self.publish(&fleet, &apps);
+            self.acted_on = fleet;
             // Cancel-safe: watch channels and intervals remember.
             tokio::select! {
                 changed = self.fleet.changed() => changed?,
-                changed = proxy.changed() => changed?,
+                () = proxy.changed() => {}
                 changed = probes.changed() => changed?,
                 _ = retry.tick() => {
-                    self.rejected.clear();
+                    self.due.extend(std::mem::take(&mut self.rejected).into_keys().map(|(app, _)| app));
+                    self.due.extend(self.closing());
                     self.end_a_stall();
                 }
                 () = next_survivor(&self.bakes) => self.survive(),
                 _ = audit.tick() => self.audit().await,
+                () = std::future::ready(()), if !self.to_audit.is_empty() => {}
             }
         }
     }
 
-    /// Acts until there is nothing to do; a plan after an action may ask for the next one.
-    async fn reconcile(&mut self, fleet: &Fleet) {
-        let mut desired = fleet.assignments.get(&self.me).cloned().unwrap_or_default();
+    /// Apps about which something has changed since the last look, or may have.
+    fn touched(&mut self, fleet: &Fleet, of_proxy: BTreeSet<Arc<str>>) -> BTreeSet<AppName> {
+        let mut apps = std::mem::take(&mut self.due);
+        apps.extend(fleet.apps_changed_since(&self.acted_on));
+        apps.extend(of_proxy.iter().filter_map(|app| AppName::parse(app).ok()));
+        apps.extend(self.probes.take_changed());
+        // They are tried again by and by.
+        apps.extend(self.trials.suspects().map(|((app, _), _)| app.clone()));
+        apps
+    }
+
+    /// Apps whose sessions come to an end: nobody says when one does.
+    fn closing(&self) -> Vec<AppName> {
+        let running = self.running.borrow();
+        let closing = running.generations.iter().filter(|(_, said)| said.readiness == Readiness::Draining);
+        closing.map(|((app, _), _)| app.clone()).collect()
+    }
+
+    /// Everything that is asked of this node or runs here.
+    fn all(&self) -> BTreeSet<AppName> {
+        let asked = self.acted_on.assignments.get(&self.me).into_iter().flat_map(|asked| asked.keys());
+        let said = self.running.borrow().generations.clone();
+        let runs = self.proxy.apps();
+        let runs = runs.iter().filter_map(|app| AppName::parse(app).ok());
+        asked.chain(said.keys()).map(|(app, _)| app.clone()).chain(runs).collect()
+    }
+
+    /// A part of the audit: apps about which nothing has changed have nothing to be done.
+    async fn audit_some(&mut self, fleet: &Fleet, touched: &BTreeSet<AppName>) -> BTreeSet<AppName> {
+        let next = std::iter::from_fn(|| self.to_audit.pop_first()).take(AUDITED_AT_ONCE);
+        let apps: BTreeSet<AppName> = next.filter(|app| !touched.contains(app)).collect();
+        let actions = self.reconcile(fleet, &apps).await;
+        if actions > 0 {
+            warn!(actions, "the audit found what no event had led to");
+        }
+        apps
+    }
+
+    /// Acts on these apps until there is nothing to do; a plan after an action may ask for the next one.
+    /// Returns how often it acted.
+    async fn reconcile(&mut self, fleet: &Fleet, apps: &BTreeSet<AppName>) -> usize {
+        let mut acted = 0;
+        let mut desired = self.desired(fleet, apps);
         self.refuse_suspects(fleet);
         // What took the node down is not there for the plan: the generation before serves on.
         for key in self.refused.keys() {
             desired.remove(key);
         }
         let index = |key: &Key| desired.get(key).map_or(0, |asked| asked.index);
-        self.rejected.retain(|key, refused| refused.index == index(key));
+        self.rejected.retain(|key, refused| !apps.contains(&key.0) || refused.index == index(key));
         loop {
-            let status = self.proxy.status();
+            let status = self.status(apps);
             let actions: Vec<_> = plan::plan(
                 &desired,
                 &plan::running(&status),
@@ -195,8 +251,9 @@ impl Agent {
             .filter(|action| !self.rejected.contains_key(action.key()))
             .collect();
             if actions.is_empty() {
-                return;
+                return acted;
             }
+            acted += actions.len();
             let fresh = actions.iter().filter_map(|action| match action {
                 Action::Prepare { key } => Some(key),
                 Action::Serve { .. }
@@ -222,6 +279,19 @@ impl Agent {
                 }
             }
         }
+    }
+
+    /// What this node is asked of these apps.
+    fn desired(&self, fleet: &Fleet, apps: &BTreeSet<AppName>) -> Assigned {
+        let of_app = |app| {
+            let of_app = fleet.assignments_of(self.me, app);
+            of_app.map(move |(generation, asked)| ((AppName::clone(app), generation), asked.clone()))
+        };
+        apps.iter().flat_map(of_app).collect()
+    }
+
+    fn status(&self, apps: &BTreeSet<AppName>) -> Vec<GenerationStatus> {
+        self.proxy.status_of(apps.iter().map(AppName::as_str))
     }
 
     async fn act(&mut self, fleet: &Fleet, action: Action) -> Result<(), Refused> {
@@ -350,6 +420,7 @@ impl Agent {
 
     /// Nothing should ever be found here.
     async fn audit(&mut self) {
+        self.to_audit = self.all();
         for drift in self.proxy.audit().await {
             warn!(app = %drift.app, generation = drift.generation, %drift, "drift repaired");
             metrics::drift_repaired(&drift.app);
@@ -359,25 +430,23 @@ impl Agent {
         }
     }
 
-    fn publish(&mut self, fleet: &Fleet) {
-        let status = self.proxy.status();
+    /// Says anew what there is to say of these apps.
+    fn publish(&mut self, fleet: &Fleet, apps: &BTreeSet<AppName>) {
+        let status = self.status(apps);
         let running: BTreeMap<Key, &GenerationStatus> =
             status.iter().filter_map(|status| Some((plan::key(status)?, status))).collect();
-        let assigned = fleet.assignments.get(&self.me);
-        let desired = |key: &Key| assigned.and_then(|assigned| assigned.get(key)).map(|asked| asked.desired);
-        self.compiled.retain(|key, _| running.contains_key(key));
-        self.repairs.retain(|key, _| running.contains_key(key));
+        let assigned = self.desired(fleet, apps);
+        let desired = |key: &Key| assigned.get(key).map(|asked| asked.desired);
+        keep(&mut self.compiled, apps, |key| running.contains_key(key));
+        keep(&mut self.repairs, apps, |key| running.contains_key(key));
+        keep(&mut self.bakes, apps, |key| running.contains_key(key));
+        keep(&mut self.rejected, apps, |key| desired(key).is_some());
+        keep(&mut self.refused, apps, |key| desired(key).is_some());
+        self.trials.keep(apps, |key| desired(key).is_some());
         let phases = running.iter().map(|(key, status)| (key.clone(), status.phase)).collect();
-        let nothing = plan::Assigned::new();
         let spec = |key: &Key| fleet.generations.get(key).map(|generation| &*generation.spec);
-        self.probes.keep(plan::probes(assigned.unwrap_or(&nothing), &phases, spec));
-        self.rejected.retain(|key, _| desired(key).is_some());
-        self.refused.retain(|key, _| desired(key).is_some());
-        self.bakes.retain(|key, _| running.contains_key(key));
-        self.trials.retain(|key| desired(key).is_some());
-        let keys: BTreeSet<&Key> =
-            assigned.into_iter().flat_map(|assigned| assigned.keys()).chain(running.keys()).collect();
-        let reports = keys.into_iter().filter_map(|key| {
+        self.probes.keep(apps, plan::probes(&assigned, &phases, spec));
+        let said = |key: &Key| {
             let refused = self.rejected.get(key);
             let mut report = plan::report(
                 fleet.generations.get(key)?,
@@ -395,18 +464,42 @@ impl Agent {
                 },
             );
             report.taken_ports = refused.map_or(Vec::new(), |refused| refused.taken_ports.clone());
-            Some((key.clone(), report))
-        });
-        let reports: BTreeMap<_, _> = reports.collect();
-        self.running.send_if_modified(|running| {
-            let moved = running.applied != fleet.index;
-            running.applied = fleet.index;
-            let changed = *running.generations != reports;
-            if changed {
-                running.generations = Arc::new(reports);
+            Some(report)
+        };
+        let before = self.running.borrow().clone();
+        let mut generations = before.generations.clone();
+        let there: BTreeSet<&Key> = assigned.keys().chain(running.keys()).collect();
+        let known = apps.iter().flat_map(|app| before.generations.range(of_app(app))).map(|(key, _)| key);
+        for key in known.filter(|key| !there.contains(key)) {
+            generations.remove(key);
+        }
+        for &key in &there {
+            match said(key).map(Arc::new) {
+                Some(report) if generations.get(key) == Some(&report) => {}
+                Some(report) => drop(generations.insert(key.clone(), report)),
+                None => drop(generations.remove(key)),
             }
-            moved || changed
-        });
+        }
+        let moved = before.applied != fleet.index || before.generations != generations;
+        if moved {
+            self.running.send_replace(Running { applied: fleet.index, generations });
+        }
+    }
+}
+
+/// All generations of an app.
+fn of_app(app: &AppName) -> std::ops::RangeInclusive<Key> {
+    (app.clone(), GenerationId(0))..=(app.clone(), GenerationId(u64::MAX))
+}
+
+/// Lets go of what is not to be kept of these apps.
+fn keep<T>(map: &mut BTreeMap<Key, T>, apps: &BTreeSet<AppName>, is_kept: impl Fn(&Key) -> bool) {
+    for app in apps {
+        let keys = map.range(of_app(app)).map(|(key, _)| key);
+        let gone: Vec<Key> = keys.filter(|key| !is_kept(key)).cloned().collect();
+        for key in gone {
+            map.remove(&key);
+        }
     }
 }
 
@@ -436,30 +529,39 @@ pub(crate) async fn report(
     let incarnation = rand::random();
     let mut meter = Meter::start();
     let mut sequence = 0;
-    // To whom the whole report went last; a new leader knows nothing yet.
     let mut told_stopping = false;
     let mut agents = replica.agents.changes();
-    let mut told: Option<(NodeId, Arc<BTreeMap<Key, GenerationReport>>)> = None;
+    // What the leader knows; a new one knows nothing yet.
+    let mut told: Option<Acknowledged> = None;
+    let mut compared = Compared::default();
+    let mut load = Arc::new(meter.measure(&proxy));
+    let mut store_bytes = 0;
     loop {
         let Running { applied, generations } = running.borrow_and_update().clone();
         let leader = metrics.borrow_and_update().current_leader;
         if let Some(leader) = leader {
             sequence += 1;
-            let same =
-                told.as_ref().is_some_and(|(to, last)| *to == leader && Arc::ptr_eq(last, &generations));
+            let known = told.take().filter(|told| told.by == leader);
             let report = Report {
                 sequence,
                 incarnation,
                 applied,
                 connections: proxy.connections(),
-                store_bytes: replica.store.size_bytes().unwrap_or(0),
-                load: meter.measure(&proxy),
+                store_bytes,
+                load: load.clone(),
                 stopping: stopping.is_cancelled(),
                 told_drain: replica.agents.told_drain(&replica.standings.borrow(), Instant::now()),
-                tallies: tallies(&replica.fleet(), &proxy),
-                generations: (!same).then(|| (*generations).clone()),
+                tallies: compared.tallies(&replica.fleet(), &proxy),
+                generations: known
+                    .map_or_else(|| Told::Whole(generations.clone()), |known| known.told(&generations)),
             };
-            told = send(&replica, leader, report).await.then_some((leader, generations));
+            let taken = send(&replica, leader, report).await;
+            told = taken.map(|Taken { takes_changes }| Acknowledged {
+                by: leader,
+                sequence,
+                generations,
+                takes_changes,
+            });
         }
         // Cancel-safe: watch channels and intervals remember.
         tokio::select! {
@@ -467,22 +569,59 @@ pub(crate) async fn report(
             changed = leader_changed(&mut metrics, leader) => changed?,
             () = stopping.cancelled(), if !told_stopping => {}
             changed = agents.changed() => changed?,
-            _ = heartbeat.tick() => {}
+            // What takes a look at everything is looked at now and then only.
+            _ = heartbeat.tick() => {
+                load = Arc::new(meter.measure(&proxy));
+                store_bytes = replica.store.size_bytes().unwrap_or(0);
+            }
         }
         told_stopping = stopping.is_cancelled();
     }
 }
 
-/// Of the two generations of each rollout that has something to compare.
-fn tallies(fleet: &Fleet, proxy: &Proxy) -> BTreeMap<Key, Tally> {
-    let compared = fleet.apps.keys().filter_map(|app| {
-        let (to, rollout) = fleet.newest_rollout(app)?;
-        let from = rollout.from.filter(|_| rollout.state == RolloutState::Progressing)?;
-        let bakes = fleet.generation(app, to).is_ok_and(|to| !to.spec.rollout.min_healthy.is_zero());
-        bakes.then_some([(app.clone(), from), (app.clone(), to)])
-    });
-    let tally = |key: Key| Some((proxy.tally(key.0.as_str(), key.1.0)?, key));
-    compared.flatten().filter_map(tally).map(|(tally, key)| (key, tally)).collect()
+/// What a leader has last said that it knows.
+struct Acknowledged {
+    by: NodeId,
+    sequence: u64,
+    generations: Generations,
+    takes_changes: bool,
+}
+
+impl Acknowledged {
+    fn told(&self, now: &Generations) -> Told {
+        match Told::since(self.sequence, &self.generations, now) {
+            Told::Since { .. } | Told::Whole(_) if !self.takes_changes => Told::Whole(now.clone()),
+            told => told,
+        }
+    }
+}
+
+/// Rollouts that have something to compare: the two generations of each.
+#[derive(Default)]
+struct Compared {
+    fleet: Arc<Fleet>,
+    of_apps: BTreeMap<AppName, [Key; 2]>,
+}
+
+impl Compared {
+    fn tallies(&mut self, fleet: &Arc<Fleet>, proxy: &Proxy) -> BTreeMap<Key, Tally> {
+        for app in fleet.apps_changed_since(&self.fleet) {
+            match compared(fleet, &app) {
+                Some(keys) => drop(self.of_apps.insert(app, keys)),
+                None => drop(self.of_apps.remove(&app)),
+            }
+        }
+        self.fleet = fleet.clone();
+        let tally = |key: &Key| Some((key.clone(), proxy.tally(key.0.as_str(), key.1.0)?));
+        self.of_apps.values().flatten().filter_map(tally).collect()
+    }
+}
+
+fn compared(fleet: &Fleet, app: &AppName) -> Option<[Key; 2]> {
+    let (to, rollout) = fleet.newest_rollout(app)?;
+    let from = rollout.from.filter(|_| rollout.state == RolloutState::Progressing)?;
+    let bakes = fleet.generation(app, to).is_ok_and(|to| !to.spec.rollout.min_healthy.is_zero());
+    bakes.then(|| [(app.clone(), from), (app.clone(), to)])
 }
 
 async fn leader_changed<N: openraft::Node>(
@@ -493,27 +632,31 @@ async fn leader_changed<N: openraft::Node>(
     Ok(())
 }
 
-/// True once the leader has the whole report.
-async fn send(replica: &Replica, leader: NodeId, report: Report) -> bool {
+/// The leader knows all that the report says.
+struct Taken {
+    takes_changes: bool,
+}
+
+async fn send(replica: &Replica, leader: NodeId, report: Report) -> Option<Taken> {
     let stopping = report.stopping;
     if leader == replica.me() {
         let accepted = replica.reports.insert(leader, report, Instant::now());
         replica.let_go.send_replace(stopping && accepted && replica.is_let_go(leader));
-        return accepted;
+        return accepted.then_some(Taken { takes_changes: true });
     }
-    let Ok(mut client) = replica.peers.client(leader) else { return false };
+    let mut client = replica.peers.client(leader).ok()?;
     let request = convert::report_to_pb(&report, replica.peers.envelope(leader));
     match tokio::time::timeout(replica.heartbeat * 2, client.report(request)).await {
         Ok(Ok(reply)) => {
             let reply = reply.into_inner();
             replica.let_go.send_replace(reply.let_go);
-            reply.accepted
+            reply.accepted.then_some(Taken { takes_changes: reply.takes_changes })
         }
         Ok(Err(status)) => {
             debug!(%leader, error = %status, "report not taken");
-            false
+            None
         }
-        Err(_) => false,
+        Err(_) => None,
     }
 }
 

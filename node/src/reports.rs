@@ -11,9 +11,10 @@ use std::{
 use flotilla_proxy::Tally;
 use flotilla_raft_store::{GenerationId, NodeId, Transition};
 use flotilla_spec::AppName;
+use imbl::ordmap::DiffItem;
 use tokio::{sync::watch, time::Instant};
 
-use crate::rollout::observed::{GenerationReport, NodeLoad, Observed, ObservedNode, Readiness};
+use crate::rollout::observed::{GenerationReport, Generations, NodeLoad, Observed, ObservedNode, Readiness};
 
 mod notes;
 
@@ -32,12 +33,44 @@ pub(crate) struct Report {
     pub(crate) applied: u64,
     pub(crate) connections: u64,
     pub(crate) store_bytes: u64,
-    pub(crate) load: NodeLoad,
+    pub(crate) load: Arc<NodeLoad>,
     pub(crate) stopping: bool,
     pub(crate) told_drain: BTreeSet<AppName>,
     pub(crate) tallies: BTreeMap<(AppName, GenerationId), Tally>,
-    /// `None`: as in the report before.
-    pub(crate) generations: Option<BTreeMap<(AppName, GenerationId), GenerationReport>>,
+    pub(crate) generations: Told,
+}
+
+/// What a report says of the generations of its node.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Told {
+    /// As in the report before.
+    Same,
+    /// What differs from the report with that sequence.
+    Since {
+        sequence: u64,
+        changed: Generations,
+        gone: Vec<(AppName, GenerationId)>,
+    },
+    Whole(Generations),
+}
+
+impl Told {
+    /// `sequence`: of the report that had `before`.
+    pub(crate) fn since(sequence: u64, before: &Generations, now: &Generations) -> Self {
+        let (mut changed, mut gone) = (Generations::new(), Vec::new());
+        for difference in before.diff(now) {
+            match difference {
+                DiffItem::Add(key, said) | DiffItem::Update { new: (key, said), .. } => {
+                    changed.insert(key.clone(), said.clone());
+                }
+                DiffItem::Remove(key, _) => gone.push(key.clone()),
+            }
+        }
+        if changed.is_empty() && gone.is_empty() {
+            return Self::Same;
+        }
+        Self::Since { sequence, changed, gone }
+    }
 }
 
 pub(crate) struct Reports {
@@ -52,7 +85,9 @@ struct Heard {
     at: Instant,
     /// Since when there has been no gap longer than `silence_max`.
     live_since: Instant,
+    /// Without its generations.
     report: Report,
+    generations: Generations,
 }
 
 impl Reports {
@@ -76,17 +111,15 @@ impl Reports {
         let same = known.is_some_and(|known| {
             known.report.stopping == report.stopping && known.report.told_drain == report.told_drain
         });
-        let news = without_gap.is_none() || report.generations.is_some() || !same;
+        let told = std::mem::replace(&mut report.generations, Told::Same);
+        let news = without_gap.is_none() || told != Told::Same || !same;
         let live_since = without_gap.map_or(now, |known| known.live_since);
-        if report.generations.is_none() {
-            let Some(known) = known else { return false };
-            report.generations.clone_from(&known.report.generations);
-        } else if let (Some(before), Some(after)) =
-            (known.and_then(|known| known.report.generations.as_ref()), &report.generations)
-        {
-            self.notes.lock().unwrap_or_else(PoisonError::into_inner).compare(node, before, after, now);
+        let Some(generations) = generations(known, told) else { return false };
+        if let Some(known) = known {
+            let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+            notes.compare(node, &known.generations, &generations, now);
         }
-        latest.insert(node, Heard { at: now, live_since, report });
+        latest.insert(node, Heard { at: now, live_since, report, generations });
         drop(latest);
         if news {
             self.changed.send_replace(());
@@ -120,7 +153,7 @@ impl Reports {
         let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         let heard = latest.get(&node)?;
         let report = Report {
-            generations: None,
+            generations: Told::Same,
             load: heard.report.load.clone(),
             told_drain: BTreeSet::new(),
             tallies: BTreeMap::new(),
@@ -132,13 +165,13 @@ impl Reports {
     /// What a node last said of one generation.
     pub(crate) fn generation(&self, node: NodeId, key: &(AppName, GenerationId)) -> Option<GenerationReport> {
         let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        latest.get(&node)?.report.generations.as_ref()?.get(key).cloned()
+        latest.get(&node)?.generations.get(key).map(|said| GenerationReport::clone(said))
     }
 
     /// What a node serves, as it last said.
     pub(crate) fn serving(&self, node: NodeId) -> BTreeSet<AppName> {
         let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        let said = latest.get(&node).and_then(|heard| heard.report.generations.as_ref());
+        let said = latest.get(&node).map(|heard| &heard.generations);
         let serving = said.into_iter().flatten().filter(|(_, said)| said.readiness == Readiness::Serving);
         serving.map(|((app, _), _)| app.clone()).collect()
     }
@@ -166,7 +199,7 @@ impl Reports {
                 connections: heard.report.connections,
                 load: heard.report.load.clone(),
                 tallies: heard.report.tallies.clone(),
-                generations: heard.report.generations.clone().unwrap_or_default(),
+                generations: heard.generations.clone(),
                 stopping: heard.report.stopping,
             };
             (node, observed)
@@ -182,6 +215,23 @@ impl Reports {
     }
 }
 
+/// `None`: what was said before is not known here.
+fn generations(known: Option<&Heard>, told: Told) -> Option<Generations> {
+    match told {
+        Told::Whole(generations) => Some(generations),
+        Told::Same => known.map(|known| known.generations.clone()),
+        Told::Since { sequence, changed, gone } => {
+            let known = known.filter(|known| known.report.sequence == sequence)?;
+            let mut generations = known.generations.clone();
+            for key in gone {
+                generations.remove(&key);
+            }
+            generations.extend(changed);
+            Some(generations)
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -189,8 +239,13 @@ mod tests {
     const HEARTBEAT: Duration = Duration::from_millis(100);
     const NODE: NodeId = NodeId(2);
 
-    fn report(incarnation: u64, sequence: u64, generations: Option<u64>) -> Report {
-        let generations = generations.map(|pins| {
+    fn key(generation: u64) -> (AppName, GenerationId) {
+        (AppName::parse("web").unwrap(), GenerationId(generation))
+    }
+
+    /// Generations with their pins.
+    fn said<const N: usize>(pins: [(u64, u64); N]) -> Generations {
+        let said = pins.map(|(generation, pins)| {
             let report = GenerationReport {
                 readiness: Readiness::Serving,
                 percent: 100,
@@ -203,9 +258,13 @@ mod tests {
                 probes: Vec::new(),
                 repairs: 0,
             };
-            [((AppName::parse("web").unwrap(), GenerationId(7)), report)].into()
+            (key(generation), Arc::new(report))
         });
-        let load = NodeLoad::default();
+        said.into_iter().collect()
+    }
+
+    fn report(incarnation: u64, sequence: u64, generations: Told) -> Report {
+        let load = Arc::default();
         let tallies = BTreeMap::new();
         Report {
             sequence,
@@ -222,38 +281,60 @@ mod tests {
     }
 
     fn pins(reports: &Reports) -> Option<u64> {
-        let key = (AppName::parse("web").unwrap(), GenerationId(7));
-        reports.generation(NODE, &key).map(|report| report.pins)
+        reports.generation(NODE, &key(7)).map(|report| report.pins)
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_short_report_keeps_what_the_whole_one_said() {
         let reports = Reports::new(HEARTBEAT);
-        assert!(!reports.insert(NODE, report(1, 1, None), Instant::now()), "nothing is known yet");
-        assert!(reports.insert(NODE, report(1, 2, Some(5)), Instant::now()));
-        assert!(reports.insert(NODE, report(1, 3, None), Instant::now()));
+        assert!(!reports.insert(NODE, report(1, 1, Told::Same), Instant::now()), "nothing is known yet");
+        assert!(reports.insert(NODE, report(1, 2, Told::Whole(said([(7, 5)]))), Instant::now()));
+        assert!(reports.insert(NODE, report(1, 3, Told::Same), Instant::now()));
         assert_eq!(pins(&reports), Some(5));
-        assert!(!reports.insert(NODE, report(2, 1, None), Instant::now()), "a new process starts anew");
+        assert!(!reports.insert(NODE, report(2, 1, Told::Same), Instant::now()), "a new process starts anew");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_differs_is_enough_for_who_knows_the_report_before() {
+        let reports = Reports::new(HEARTBEAT);
+        let (first, second, third) = (said([(6, 1), (7, 5)]), said([(7, 6), (8, 2)]), said([(8, 2)]));
+        let since = Told::since;
+        assert_eq!(since(1, &first, &said([(6, 1), (7, 5)])), Told::Same);
+        let of_node = || reports.observed(Duration::ZERO).reports[&NODE].generations.clone();
+        assert!(!reports.insert(NODE, report(1, 1, since(9, &first, &second)), Instant::now()));
+        assert!(reports.insert(NODE, report(1, 2, Told::Whole(first.clone())), Instant::now()));
+        assert!(reports.insert(NODE, report(1, 3, since(2, &first, &second)), Instant::now()));
+        assert_eq!(of_node(), second);
+        // The report between was lost on its way, so this one says nothing.
+        assert!(!reports.insert(NODE, report(1, 5, since(4, &second, &third)), Instant::now()));
+        assert_eq!(of_node(), second);
+        assert!(reports.insert(NODE, report(1, 6, Told::Same), Instant::now()));
+        assert!(reports.insert(NODE, report(1, 7, since(6, &second, &third)), Instant::now()));
+        assert_eq!(of_node(), third);
+        assert!(
+            !reports.insert(NODE, report(2, 1, since(7, &third, &first)), Instant::now()),
+            "a new process"
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_report_that_arrives_late_is_dropped() {
         let reports = Reports::new(HEARTBEAT);
-        assert!(reports.insert(NODE, report(1, 2, Some(5)), Instant::now()));
-        assert!(reports.insert(NODE, report(1, 1, Some(9)), Instant::now()));
+        assert!(reports.insert(NODE, report(1, 2, Told::Whole(said([(7, 5)]))), Instant::now()));
+        assert!(reports.insert(NODE, report(1, 1, Told::Whole(said([(7, 9)]))), Instant::now()));
         assert_eq!(pins(&reports), Some(5));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_silent_node_is_down_and_its_return_is_news() {
         let reports = Reports::new(HEARTBEAT);
-        reports.insert(NODE, report(1, 1, Some(5)), Instant::now());
+        reports.insert(NODE, report(1, 1, Told::Whole(said([(7, 5)]))), Instant::now());
         let mut changes = reports.changes();
-        reports.insert(NODE, report(1, 2, None), Instant::now());
+        reports.insert(NODE, report(1, 2, Told::Same), Instant::now());
         assert!(!changes.has_changed().unwrap(), "still the same is no news");
         tokio::time::advance(HEARTBEAT * 4).await;
         assert!(!reports.is_live(NODE));
-        reports.insert(NODE, report(1, 3, None), Instant::now());
+        reports.insert(NODE, report(1, 3, Told::Same), Instant::now());
         assert!(changes.has_changed().unwrap());
         changes.borrow_and_update();
         assert_eq!(reports.observed(Duration::ZERO).reports[&NODE].live_for, Duration::ZERO);

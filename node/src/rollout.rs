@@ -13,13 +13,16 @@ use crate::{
     replica::{self, FIRST_NODE, Replica},
 };
 
+mod attention;
 mod autoscale;
 pub(crate) mod observed;
 pub(crate) mod placement;
 pub(crate) mod plan;
 mod window;
 
+use attention::Attention;
 use observed::Observed;
+use plan::Plan;
 use window::Windows;
 
 /// Bakes, deadlines and silences pass without an event; the plan looks at them this often.
@@ -27,6 +30,10 @@ const TICK: Duration = Duration::from_millis(100);
 /// After a proposal that got no answer. The fleet is read again before anything is proposed again.
 const PAUSE: Duration = Duration::from_millis(200);
 
+/// Commands of one round; the next one goes on. The proposer has no room for any number of them.
+const COMMANDS_MAX: usize = 512;
+/// Between two looks at all apps. Nothing should be found by them; it is for what nobody thought of.
+const LOOK_AT_ALL_EVERY: Duration = Duration::from_secs(1);
 /// Between two looks at the load of apps that scale by themselves.
 const SAMPLE_EVERY: Duration = Duration::from_secs(1);
 /// Between two looks at whether apps should move: a move takes a second or two.
@@ -87,13 +94,17 @@ struct Leading {
     sampled: Instant,
     demands: autoscale::Demands,
     windows: Windows,
+    attention: Attention,
+    /// When all apps were looked at.
+    looked_at_all: Instant,
 }
 
 impl Leading {
     fn new(term: u64) -> Self {
         let now = Instant::now();
         let (demands, windows) = (autoscale::Demands::default(), Windows::default());
-        Self { term, since: now, balanced: now, sampled: now, demands, windows }
+        let (attention, looked_at_all) = (Attention::default(), now);
+        Self { term, since: now, balanced: now, sampled: now, demands, windows, attention, looked_at_all }
     }
 }
 
@@ -112,8 +123,7 @@ impl Leading {
         let mut observed = replica.reports.observed(self.since.elapsed());
         observed.balancers = replica.balancers.borrow().clone();
         observed.lost_after = Some(replica.lost_after);
-        observed.windows = self.windows.look(&fleet, &observed.reports, clock::now());
-        let mut plan = plan::plan(&fleet, &observed, clock::now());
+        let mut plan = self.plan(&fleet, &mut observed);
         if self.sampled.elapsed() >= SAMPLE_EVERY {
             self.sampled = Instant::now();
             let now = clock::now();
@@ -125,6 +135,7 @@ impl Leading {
             self.balanced = Instant::now();
             plan.commands = rebalance(&fleet, &observed);
         }
+        plan.commands.truncate(COMMANDS_MAX);
         let drains = std::mem::take(&mut plan.drains);
         replica.drains.send_if_modified(|shown| {
             let changed = **shown != drains;
@@ -147,6 +158,27 @@ impl Leading {
             Change::Coordinate { term, transition }
         });
         self.propose(replica, changes).await
+    }
+
+    fn plan(&mut self, fleet: &Arc<Fleet>, observed: &mut Observed) -> Plan {
+        let now = clock::now();
+        if self.looked_at_all.elapsed() >= LOOK_AT_ALL_EVERY {
+            self.attention.forget();
+        }
+        let mut plan = match self.attention.look(fleet, observed) {
+            Some(names) => {
+                observed.windows = self.windows.look(fleet, &names, &observed.reports, now);
+                plan::plan_apps(fleet, observed, now, &names)
+            }
+            None => {
+                self.looked_at_all = Instant::now();
+                observed.windows = self.windows.look(fleet, fleet.apps.keys(), &observed.reports, now);
+                plan::plan(fleet, observed, now)
+            }
+        };
+        let active = std::mem::take(&mut plan.active);
+        self.attention.planned(fleet.clone(), observed, active);
+        plan
     }
 
     /// All at once: the proposer packs them into as few log entries as fit.

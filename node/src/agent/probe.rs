@@ -6,14 +6,14 @@
 //! rollout of its generation turns the rollout back, and one that fails later is reported.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use flotilla_proxy::{Door, Proxy, config::Protocol};
-use flotilla_spec as spec;
+use flotilla_spec::{self as spec, AppName};
 use tokio::{
     sync::{Semaphore, watch},
     task::JoinSet,
@@ -86,8 +86,14 @@ pub(super) struct Probes {
     asking: BTreeMap<(Key, usize), DropGuard>,
     tasks: JoinSet<()>,
     turns: Arc<Semaphore>,
-    results: Arc<Mutex<BTreeMap<(Key, usize), ProbeReport>>>,
+    results: Arc<Mutex<Results>>,
     changed: watch::Sender<()>,
+}
+
+#[derive(Default)]
+struct Results {
+    of_probe: BTreeMap<(Key, usize), ProbeReport>,
+    changed: BTreeSet<AppName>,
 }
 
 impl Probes {
@@ -108,11 +114,17 @@ impl Probes {
         self.changed.subscribe()
     }
 
-    /// Asks these and no others from now on. A probe that is asked already goes on as it is.
-    pub(super) fn keep(&mut self, wanted: BTreeMap<(Key, usize), &spec::Probe>) {
+    /// The apps of which an answer has changed what is reported since this was called last.
+    pub(super) fn take_changed(&self) -> BTreeSet<AppName> {
+        std::mem::take(&mut self.results().changed)
+    }
+
+    /// Of these apps, asks these and no others from now on. A probe that is asked already goes on as it is.
+    pub(super) fn keep(&mut self, apps: &BTreeSet<AppName>, wanted: BTreeMap<(Key, usize), &spec::Probe>) {
         while self.tasks.try_join_next().is_some() {}
-        self.asking.retain(|at, _| wanted.contains_key(at));
-        self.results().retain(|at, _| wanted.contains_key(at));
+        let is_over = |at: &(Key, usize)| apps.contains(&at.0.0) && !wanted.contains_key(at);
+        self.asking.retain(|at, _| !is_over(at));
+        self.results().of_probe.retain(|at, _| !is_over(at));
         for (at, probe) in wanted {
             if !self.asking.contains_key(&at) {
                 self.start(at, probe.clone());
@@ -123,16 +135,16 @@ impl Probes {
     /// In the order of the spec.
     pub(super) fn of(&self, key: &Key) -> Vec<ProbeReport> {
         let range = (key.clone(), 0)..=(key.clone(), usize::MAX);
-        self.results().range(range).map(|(_, report)| report.clone()).collect()
+        self.results().of_probe.range(range).map(|(_, report)| report.clone()).collect()
     }
 
-    fn results(&self) -> std::sync::MutexGuard<'_, BTreeMap<(Key, usize), ProbeReport>> {
+    fn results(&self) -> std::sync::MutexGuard<'_, Results> {
         self.results.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn start(&mut self, at: (Key, usize), probe: spec::Probe) {
         let first = report(&probe, &Series::new(&probe));
-        self.results().insert(at.clone(), first);
+        self.results().of_probe.insert(at.clone(), first);
         let stop = CancellationToken::new();
         let (results, changed, turns) = (self.results.clone(), self.changed.clone(), self.turns.clone());
         let (proxy, settings, stopped) = (self.proxy.clone(), self.settings.clone(), stop.clone());
@@ -141,9 +153,10 @@ impl Probes {
             let publish = |report: ProbeReport| {
                 let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
                 // It is not wanted any more once its entry is gone.
-                let Some(known) = results.get_mut(&at) else { return };
+                let Some(known) = results.of_probe.get_mut(&at) else { return };
                 if *known != report {
                     *known = report;
+                    results.changed.insert(at.0.0.clone());
                     drop(results);
                     changed.send_replace(());
                 }

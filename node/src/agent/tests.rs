@@ -11,7 +11,7 @@ use flotilla_spec::AppSpec;
 use tokio::{net::TcpListener, task::JoinSet};
 
 use super::*;
-use crate::rollout::observed::{ProbeState, Readiness};
+use crate::rollout::observed::{GenerationReport, ProbeState};
 
 const ME: NodeId = NodeId(1);
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -123,7 +123,8 @@ impl Node {
     }
 
     async fn until(&mut self, what: &str, key: &Key, is: impl Fn(&GenerationReport) -> bool) {
-        let reported = self.reports.wait_for(|running| running.generations.get(key).is_some_and(&is));
+        let reported =
+            self.reports.wait_for(|running| running.generations.get(key).is_some_and(|said| is(said)));
         if tokio::time::timeout(PATIENCE, reported).await.is_err() {
             panic!("never {what}: {:?}", self.reports.borrow().generations.get(key));
         }

@@ -14,7 +14,7 @@
 //! process at once; it is made to survive the machine in the background, because nothing waits for that.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
@@ -128,9 +128,9 @@ impl Trials {
         self.known.iter().filter(move |(_, trial)| suspect(trial)).map(|(key, trial)| (key, trial.crashes))
     }
 
-    /// Forgets what nobody asks for any more.
-    pub(crate) fn retain(&mut self, is_asked_for: impl Fn(&Key) -> bool) {
-        self.known.retain(|key, _| is_asked_for(key));
+    /// Forgets what nobody asks for any more of these apps.
+    pub(crate) fn keep(&mut self, apps: &BTreeSet<AppName>, is_asked_for: impl Fn(&Key) -> bool) {
+        super::keep(&mut self.known, apps, is_asked_for);
     }
 
     fn write(&mut self, lines: &str) -> io::Result<()> {

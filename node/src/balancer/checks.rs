@@ -11,7 +11,7 @@ use std::{
 };
 
 use flotilla_proxy::Proxy;
-use flotilla_raft_store::{Balancer, BalancerKind, NodeId};
+use flotilla_raft_store::{Balancer, BalancerKind, Fleet, NodeId};
 use flotilla_spec::AppName;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
@@ -31,6 +31,8 @@ use crate::{config::Config, replica::Replica};
 
 /// A port that could not be opened is tried again after this.
 const RETRY: Duration = Duration::from_secs(1);
+/// How often all apps are looked at and not only those of which something has changed.
+const LOOK_AT_ALL_EVERY: Duration = Duration::from_secs(5);
 /// Checks at once on one port; more wait. HAProxy has one per server and thread of time.
 const CHECKS_MAX: usize = 256;
 /// For one check, from connecting to the answer.
@@ -49,15 +51,35 @@ pub(crate) async fn run(
     stopping: CancellationToken,
 ) -> anyhow::Result<()> {
     let mut fleet = replica.fleet.clone();
-    let mut running = proxy.changed();
+    let mut running = proxy.changes();
     let mut retry = tokio::time::interval(RETRY);
     retry.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut before = Arc::<Fleet>::default();
+    let mut looked_at_all = Instant::now();
     let mut ports = Ports::default();
     let mut stopped = false;
     loop {
-        running.borrow_and_update();
         let now = fleet.borrow_and_update().clone();
-        let mut standings = standings(&now, replica.me(), &proxy.status(), stopping.is_cancelled());
+        let mut apps = now.apps_changed_since(&before);
+        apps.extend(running.take().iter().filter_map(|app| AppName::parse(app).ok()));
+        let all = stopping.is_cancelled()
+            || now.members != before.members
+            || looked_at_all.elapsed() >= LOOK_AT_ALL_EVERY;
+        let mut standings = if all {
+            looked_at_all = Instant::now();
+            standings(&now, replica.me(), &proxy.status(), stopping.is_cancelled())
+        } else {
+            let status = proxy.status_of(apps.iter().map(AppName::as_str));
+            let fresh = standings(&now, replica.me(), &status, false);
+            let mut standings = Standings::clone(&replica.standings.borrow());
+            for app in apps {
+                match fresh.get(&app) {
+                    Some(standing) => drop(standings.insert(app, *standing)),
+                    None => drop(standings.remove(&app)),
+                }
+            }
+            standings
+        };
         if stopping.is_cancelled() {
             // Its ports close one by one; what served still drains until the process ends.
             for app in replica.standings.borrow().keys() {
@@ -72,10 +94,11 @@ pub(crate) async fn run(
             changed
         });
         ports.open(&replica, &config, &now.balancers);
+        before = now;
         // Cancel-safe: watch channels and intervals remember.
         tokio::select! {
             changed = fleet.changed() => changed?,
-            changed = running.changed() => changed?,
+            () = running.changed() => {}
             () = stopping.cancelled(), if !stopped => {}
             _ = retry.tick() => {}
         }
@@ -270,6 +293,9 @@ impl Agents {
     /// Apps that are asked about, drain here, and of which everybody who asks was told so.
     pub(crate) fn told_drain(&self, standings: &Standings, now: Instant) -> BTreeSet<AppName> {
         let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        if asked.is_empty() {
+            return BTreeSet::new();
+        }
         let is_told = |app: &AppName| {
             let Some(sources) = asked.get(app) else { return false };
             let mut present =
@@ -339,7 +365,7 @@ mod tests {
     async fn a_drain_is_confirmed_when_everybody_who_asks_was_told() {
         let web = AppName::parse("web").unwrap();
         let agents = Agents::default();
-        let drains: Standings = [(web.clone(), Standing::Drain)].into();
+        let drains = Standings::unit(web.clone(), Standing::Drain);
         let told = || agents.told_drain(&drains, Instant::now()).contains(&web);
         let [first, second] = [[10, 0, 0, 1], [10, 0, 0, 2]].map(IpAddr::from);
         assert!(!told(), "nobody asks: it is not known");

@@ -12,7 +12,7 @@ use std::{
 use flotilla_raft_store::{Assignment, Availability, Desired, Fleet, GenerationId, Member, NodeId};
 use flotilla_spec::{AppName, Protocol};
 
-use crate::rollout::observed::{GenerationReport, Observed, ObservedNode, Readiness};
+use crate::rollout::observed::{Observed, ObservedNode, Readiness};
 
 /// HAProxy's limit is 256.
 const WEIGHT_MAX: u32 = 256;
@@ -205,7 +205,7 @@ fn says_serving(report: &ObservedNode, app: &AppName, generation: GenerationId) 
 
 fn of_report(report: &ObservedNode, app: &AppName, generation: GenerationId) -> State {
     let said = report.generations.get(&(app.clone(), generation));
-    match said.is_some_and(GenerationReport::has_no_target) {
+    match said.is_some_and(|said| said.has_no_target()) {
         true => State::Down,
         false => State::Ready,
     }

@@ -2,11 +2,10 @@
 //!
 //! Decided from what runs here and what the fleet has agreed on, so it needs neither a leader nor a quorum.
 
-use std::collections::BTreeMap;
-
 use flotilla_proxy::{GenerationStatus, Phase};
 use flotilla_raft_store::{Availability, Fleet, NodeId};
 use flotilla_spec::AppName;
+use imbl::OrdMap;
 
 /// From the best to the worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,7 +19,7 @@ pub(crate) enum Standing {
 }
 
 /// An app without an entry does not serve here.
-pub(crate) type Standings = BTreeMap<AppName, Standing>;
+pub(crate) type Standings = OrdMap<AppName, Standing>;
 
 pub(crate) fn standings(
     fleet: &Fleet,

@@ -5,13 +5,12 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use flotilla_raft_store::{GenerationId, NodeId, Transition};
+use flotilla_raft_store::{NodeId, Transition};
 use flotilla_spec::AppName;
+use imbl::ordmap::DiffItem;
 use tokio::time::Instant;
 
-use crate::rollout::observed::{GenerationReport, ProbeState, Readiness};
-
-type Generations = BTreeMap<(AppName, GenerationId), GenerationReport>;
+use crate::rollout::observed::{GenerationReport, Generations, ProbeState, Readiness};
 
 /// Between two notes of one app on one node: a probe that flaps costs the log little.
 const GAP: Duration = Duration::from_secs(10);
@@ -26,8 +25,8 @@ pub(super) struct Notes {
 
 impl Notes {
     pub(super) fn compare(&mut self, node: NodeId, before: &Generations, after: &Generations, now: Instant) {
-        for (key, after) in after {
-            let Some(before) = before.get(key).filter(|before| *before != after) else { continue };
+        for difference in before.diff(after) {
+            let DiffItem::Update { old: (_, before), new: (key, after) } = difference else { continue };
             let told = tell(before, after);
             let at = (node, key.0.clone());
             let is_due = self.last.get(&at).is_none_or(|last| now.duration_since(*last) >= GAP);
@@ -65,6 +64,8 @@ fn tell(before: &GenerationReport, after: &GenerationReport) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use flotilla_raft_store::GenerationId;
+
     use super::*;
     use crate::rollout::observed::{ProbeKind, ProbeReport};
 
@@ -91,7 +92,7 @@ mod tests {
             probes: vec![probe],
             repairs,
         };
-        [((AppName::parse("web").unwrap(), GenerationId(7)), report)].into()
+        Generations::unit((AppName::parse("web").unwrap(), GenerationId(7)), report.into())
     }
 
     #[tokio::test(start_paused = true)]

@@ -14,6 +14,10 @@ use std::{
 use flotilla_proxy::Tally;
 use flotilla_raft_store::{GenerationId, NodeId};
 use flotilla_spec::AppName;
+use imbl::OrdMap;
+
+/// What a node says of everything it runs or was asked for. A copy shares all with its original.
+pub(crate) type Generations = OrdMap<(AppName, GenerationId), Arc<GenerationReport>>;
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Observed {
@@ -70,10 +74,10 @@ pub(crate) struct ObservedNode {
     /// The log index up to which the report speaks.
     pub(crate) applied: u64,
     pub(crate) connections: u64,
-    pub(crate) load: NodeLoad,
+    pub(crate) load: Arc<NodeLoad>,
     /// The node was asked to stop: balancers shall send it nothing new.
     pub(crate) stopping: bool,
-    pub(crate) generations: BTreeMap<(AppName, GenerationId), GenerationReport>,
+    pub(crate) generations: Generations,
     /// Totals of generations that a rollout compares.
     pub(crate) tallies: BTreeMap<(AppName, GenerationId), Tally>,
 }
@@ -98,7 +102,7 @@ pub(crate) struct AppLoad {
     pub(crate) begun_per_second: u64,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct GenerationReport {
     pub(crate) readiness: Readiness,
     /// The share of the app's clients that it has on the node; 0 unless it serves.

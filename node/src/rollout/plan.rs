@@ -41,35 +41,92 @@ pub(crate) struct Plan {
     pub(crate) commands: Vec<Transition>,
     /// Why nothing more happens now; shown to the user.
     pub(crate) waiting: Vec<Waiting>,
+    /// Apps about which more may be planned although nobody changes or reports anything about them.
+    pub(crate) active: BTreeSet<AppName>,
     /// The same for each node that gives its traffic up.
     pub(crate) drains: BTreeMap<NodeId, Vec<String>>,
 }
 
-/// One pass over the apps and, beside it, over each node's assignments, which are in the same order.
+/// All apps: one pass over them and, beside it, over each node's assignments, which are in the same order.
 pub(crate) fn plan(fleet: &Fleet, observed: &Observed, now: Timestamp) -> Plan {
-    let mut plan = Plan::default();
+    let mut planning = Planning::new(fleet, observed, now, fleet.apps.keys());
     let mut nodes: Vec<_> =
         fleet.assignments.iter().map(|(node, of_node)| (*node, of_node.iter().peekable())).collect();
     let mut assigned = Vec::new();
-    let around = OnceCell::new();
-    let mut budget = Budget::new(fleet);
     for (name, app) in &fleet.apps {
         assigned.clear();
         for (node, of_node) in &mut nodes {
             take_app(name, *node, of_node, &mut assigned);
         }
-        let view = View { fleet, observed, now, name, app, assigned: &assigned, around: &around };
-        plan_app(&view, &mut budget, &mut plan);
+        planning.app(name, app, &assigned);
     }
-    drain::drains(fleet, observed, now, &mut plan);
-    plan
+    planning.finish()
+}
+
+/// The same plan, made by looking at these apps only: all that were `active` in the plan before, and all
+/// of which something has changed since, in the fleet or in what is observed.
+pub(crate) fn plan_apps(
+    fleet: &Fleet,
+    observed: &Observed,
+    now: Timestamp,
+    names: &BTreeSet<AppName>,
+) -> Plan {
+    let mut planning = Planning::new(fleet, observed, now, names);
+    let mut assigned = Vec::new();
+    for (name, app) in names.iter().filter_map(|name| fleet.apps.get_key_value(name)) {
+        assigned.clear();
+        for &node in fleet.assignments.keys() {
+            let of_app = fleet.assignments_of(node, name);
+            assigned.extend(of_app.map(|(generation, assignment)| Asked { node, generation, assignment }));
+        }
+        planning.app(name, app, &assigned);
+    }
+    planning.finish()
+}
+
+/// A plan in the making.
+struct Planning<'a> {
+    fleet: &'a Fleet,
+    observed: &'a Observed,
+    now: Timestamp,
+    around: OnceCell<Around>,
+    budget: Budget,
+    plan: Plan,
+}
+
+impl<'a> Planning<'a> {
+    fn new(
+        fleet: &'a Fleet,
+        observed: &'a Observed,
+        now: Timestamp,
+        names: impl IntoIterator<Item = &'a AppName>,
+    ) -> Self {
+        let (around, budget) = (OnceCell::new(), Budget::new(fleet, names));
+        Self { fleet, observed, now, around, budget, plan: Plan::default() }
+    }
+
+    fn app(&mut self, name: &AppName, app: &App, assigned: &[Asked<'_>]) {
+        let Self { fleet, observed, now, ref around, .. } = *self;
+        let view = View { fleet, observed, now, name, app, assigned, around };
+        let size = |plan: &Plan| (plan.commands.len(), plan.waiting.len());
+        let before = size(&self.plan);
+        plan_app(&view, &mut self.budget, &mut self.plan);
+        if size(&self.plan) != before || view.is_active() {
+            self.plan.active.insert(name.clone());
+        }
+    }
+
+    fn finish(mut self) -> Plan {
+        drain::drains(self.fleet, self.observed, self.now, &mut self.plan);
+        self.plan
+    }
 }
 
 /// How many more apps may begin to shift now.
 struct Budget(usize);
 
 impl Budget {
-    fn new(fleet: &Fleet) -> Self {
+    fn new<'a>(fleet: &Fleet, names: impl IntoIterator<Item = &'a AppName>) -> Self {
         let shifts = |app: &&AppName| {
             let newest = fleet.newest_rollout(app);
             newest.is_some_and(|(_, rollout)| {
@@ -77,7 +134,7 @@ impl Budget {
                     && rollout.steps.values().any(|step| matches!(step, Step::Shifting { .. }))
             })
         };
-        Self(APPS_SHIFTING_MAX.saturating_sub(fleet.apps.keys().filter(shifts).count()))
+        Self(APPS_SHIFTING_MAX.saturating_sub(names.into_iter().filter(shifts).count()))
     }
 
     fn take(&mut self) -> bool {
@@ -108,9 +165,12 @@ fn plan_app(view: &View<'_>, budget: &mut Budget, plan: &mut Plan) {
     }
 }
 
-type OfNode<'a> = Peekable<std::collections::btree_map::Iter<'a, (AppName, GenerationId), Arc<Assignment>>>;
-
-fn take_app<'a>(name: &AppName, node: NodeId, of_node: &mut OfNode<'a>, assigned: &mut Vec<Asked<'a>>) {
+fn take_app<'a>(
+    name: &AppName,
+    node: NodeId,
+    of_node: &mut Peekable<impl Iterator<Item = (&'a (AppName, GenerationId), &'a Arc<Assignment>)>>,
+    assigned: &mut Vec<Asked<'a>>,
+) {
     while let Some(((_, generation), assignment)) = of_node.next_if(|((app, _), _)| app == name) {
         assigned.push(Asked { node, generation: *generation, assignment });
     }
@@ -159,7 +219,29 @@ impl<'a> View<'a> {
 
     /// What a live node says of a generation.
     fn report(&self, node: NodeId, generation: GenerationId) -> Option<&'a GenerationReport> {
-        self.observed.live(node)?.generations.get(&(self.name.clone(), generation))
+        self.observed.live(node)?.generations.get(&(self.name.clone(), generation)).map(AsRef::as_ref)
+    }
+
+    /// What comes next depends on time, on how far a node has applied the log, or on other apps.
+    fn is_active(&self) -> bool {
+        let rolls = self.fleet.newest_rollout(self.name).is_some_and(|(_, rollout)| match rollout.state {
+            RolloutState::Progressing | RolloutState::RollingBack => true,
+            RolloutState::Paused
+            | RolloutState::RolledBack
+            | RolloutState::Completed
+            | RolloutState::Failed
+            | RolloutState::Superseded => false,
+        });
+        let moves = |asked: &Asked<'_>| match asked.assignment.desired {
+            Desired::Drain | Desired::Remove => true,
+            Desired::Prepare | Desired::Serve => {
+                let is_live = self.observed.live(asked.node).is_some();
+                let report = self.report(asked.node, asked.generation);
+                (is_live && !self.has_seen(asked.node, asked.assignment))
+                    || report.is_some_and(|report| !report.taken_ports.is_empty())
+            }
+        };
+        rolls || self.assigned.iter().any(moves)
     }
 
     /// False while the last report of the node may be older than what it is asked now.

@@ -30,16 +30,17 @@ struct Open {
 }
 
 impl Windows {
-    /// The windows as of now, of every node that bakes.
-    pub(crate) fn look(
+    /// The windows as of now, of every node on which one of these apps bakes. Those of other apps are given up.
+    pub(crate) fn look<'a>(
         &mut self,
         fleet: &Fleet,
+        apps: impl IntoIterator<Item = &'a AppName>,
         reports: &Tallies,
         now: Timestamp,
     ) -> BTreeMap<(AppName, NodeId), Window> {
         let mut known = std::mem::take(&mut self.open);
         let mut windows = BTreeMap::new();
-        for app in fleet.apps.keys() {
+        for app in apps {
             let Some((generation, rollout)) = fleet.newest_rollout(app) else { continue };
             let (RolloutState::Progressing, Some(from)) = (rollout.state, rollout.from) else { continue };
             for (&node, step) in &rollout.steps {

@@ -128,7 +128,7 @@ impl Peer for Service {
         let accepted = replica.reports.insert(from, report, Instant::now());
         let let_go = stopping && accepted && replica.is_let_go(from);
         let leader = replica.leader().filter(|&leader| leader != replica.me()).map_or(0, |leader| leader.0);
-        Ok(Response::new(v1::ReportReply { leader, accepted, let_go }))
+        Ok(Response::new(v1::ReportReply { leader, accepted, let_go, takes_changes: true }))
     }
 
     async fn balance(

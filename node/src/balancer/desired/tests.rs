@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use flotilla_raft_store::{Availability, Change, GenerationState};
 
@@ -48,7 +48,7 @@ impl Story {
             let generations = of_node.iter().filter_map(|(key, asked)| {
                 let mut report = testing::obedient(&self.log.fleet, node, key, asked)?;
                 report.targets = vec![target(1)];
-                Some((key.clone(), report))
+                Some((key.clone(), Arc::new(report)))
             });
             let said = ObservedNode { generations: generations.collect(), ..ObservedNode::default() };
             self.observed.reports.insert(node, said);
@@ -168,8 +168,9 @@ fn a_silent_node_is_down_unless_the_leader_is_new_or_nobody_else_is_left() {
 fn a_node_from_which_no_target_answers_is_down_while_others_can() {
     let mut story = Story::new("8080");
     story.roll_out();
-    for report in story.observed.reports.get_mut(&N2).unwrap().generations.values_mut() {
-        report.targets = vec![target(0)];
+    let generations = &mut story.observed.reports.get_mut(&N2).unwrap().generations;
+    for key in generations.clone().keys() {
+        Arc::make_mut(generations.get_mut(key).unwrap()).targets = vec![target(0)];
     }
     story.check(&[
         "web: n1 10.0.0.1:8080 Ready",

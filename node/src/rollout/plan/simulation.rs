@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -17,7 +18,7 @@ use flotilla_raft_store::{
 use flotilla_spec::{AppName, RolloutStrategy};
 
 use super::{
-    plan,
+    Plan, plan, plan_apps,
     testing::{Log, app, member, report, spec},
 };
 use crate::{
@@ -26,7 +27,8 @@ use crate::{
         plan::{self as agent, Action, Stand},
     },
     rollout::{
-        observed::{GenerationReport, Observed, ObservedNode, Readiness},
+        attention::Attention,
+        observed::{GenerationReport, Generations, Observed, ObservedNode, Readiness},
         placement,
         window::Windows,
     },
@@ -90,6 +92,9 @@ struct World {
     heard: BTreeMap<NodeId, (u64, u64, ObservedNode)>,
     leads_since: u64,
     windows: Windows,
+    /// What the real coordinator would have looked at, and its windows.
+    attention: Attention,
+    its_windows: Windows,
     told: bool,
     /// The kinds of transitions that were made.
     seen: BTreeSet<&'static str>,
@@ -110,6 +115,8 @@ impl World {
             heard: BTreeMap::new(),
             leads_since: 0,
             windows: Windows::default(),
+            attention: Attention::default(),
+            its_windows: Windows::default(),
             told,
             seen: BTreeSet::new(),
         }
@@ -193,6 +200,8 @@ impl World {
         self.heard.clear();
         self.leads_since = self.log.now.0;
         self.windows = Windows::default();
+        self.attention = Attention::default();
+        self.its_windows = Windows::default();
     }
 
     fn user(&mut self, change: Change) {
@@ -241,7 +250,8 @@ impl World {
         });
         let leader_for = Duration::from_millis(now - self.leads_since);
         let reports = reports.collect();
-        let windows = self.windows.look(&self.log.fleet, &reports, self.log.now);
+        let fleet = &self.log.fleet;
+        let windows = self.windows.look(fleet, fleet.apps.keys(), &reports, self.log.now);
         Observed { reports, windows, leader_for, silence_max: SILENCE_MAX, ..Observed::default() }
     }
 
@@ -269,6 +279,7 @@ impl World {
         }
         let observed = self.observed();
         let made = plan(&self.log.fleet, &observed, self.log.now);
+        self.check_some(&observed, &made);
         let term = self.log.fleet.cluster.controller.term;
         for transition in made.commands {
             if self.random.chance(mishap / 4) {
@@ -287,6 +298,23 @@ impl World {
             let waiting = made.waiting.iter().map(|waiting| waiting.display(&self.log.fleet).to_string());
             format!("waiting: {}", waiting.collect::<Vec<_>>().join("; "))
         });
+    }
+
+    /// Looking at some apps only leads to the same plan.
+    fn check_some(&mut self, observed: &Observed, made: &Plan) {
+        let (fleet, now) = (Arc::new(self.log.fleet.clone()), self.log.now);
+        let names = self.attention.look(&fleet, observed);
+        let names = names.unwrap_or_else(|| fleet.apps.keys().cloned().collect());
+        if fleet.apps.keys().any(|name| !names.contains(name)) {
+            self.seen.insert("looks at some apps");
+        }
+        assert_eq!(
+            self.its_windows.look(&fleet, &names, &observed.reports, now),
+            observed.windows,
+            "with a look at {names:?}"
+        );
+        assert_eq!(plan_apps(&fleet, observed, now, &names), *made, "with a look at {names:?}");
+        self.attention.planned(fleet, observed, made.active.clone());
     }
 
     fn hear(&mut self, id: NodeId) {
@@ -463,7 +491,7 @@ impl Node {
         }
     }
 
-    fn reports(&self) -> BTreeMap<Key, GenerationReport> {
+    fn reports(&self) -> Generations {
         let running = self.running.iter().map(|(key, (phase, percent))| {
             let missing = || "0 of 1 targets are healthy".to_owned();
             let (readiness, detail) = match phase {
@@ -481,7 +509,7 @@ impl Node {
             let detail = "port is in use".to_owned();
             (key.clone(), GenerationReport { detail, ..report(&self.fleet, key, Readiness::Rejected) })
         });
-        running.chain(rejected).collect()
+        running.chain(rejected).map(|(key, report)| (key, Arc::new(report))).collect()
     }
 }
 
@@ -591,5 +619,5 @@ fn rollouts_come_to_rest_after_any_trouble() {
         kinds.into_iter().for_each(|kind| *seen.entry(kind).or_insert(0) += 1);
     }
     // Guards the simulation itself: trouble that never leads to a rollback proves nothing about one.
-    assert_eq!(seen.len(), 9, "the runs came no further than {seen:?}");
+    assert_eq!(seen.len(), 10, "the runs came no further than {seen:?}");
 }

@@ -27,6 +27,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
@@ -41,7 +42,7 @@ use super::{
     testing::{Log, app, member, obedient, report, spec},
 };
 use crate::rollout::{
-    observed::{GenerationReport, NodeLoad, Observed, ObservedNode, Readiness},
+    observed::{GenerationReport, Generations, NodeLoad, Observed, ObservedNode, Readiness},
     placement,
     window::Windows,
 };
@@ -66,7 +67,7 @@ struct Node {
     applied: u64,
     connections: u64,
     quiet_for: Duration,
-    generations: BTreeMap<(AppName, GenerationId), GenerationReport>,
+    generations: Generations,
     tallies: BTreeMap<(AppName, GenerationId), Tally>,
 }
 
@@ -172,7 +173,7 @@ impl Story {
             applied,
             connections: 0,
             quiet_for: Duration::ZERO,
-            generations: BTreeMap::new(),
+            generations: Generations::new(),
             tallies: BTreeMap::new(),
         };
         self.nodes.insert(node, silent);
@@ -237,8 +238,9 @@ impl Story {
                 continue;
             }
             let asked = self.log.fleet.assignments.get(id).into_iter().flatten();
-            let reports = asked
-                .filter_map(|(key, asked)| Some((key.clone(), obedient(&self.log.fleet, *id, key, asked)?)));
+            let reports = asked.filter_map(|(key, asked)| {
+                Some((key.clone(), Arc::new(obedient(&self.log.fleet, *id, key, asked)?)))
+            });
             node.generations = reports.collect();
             node.applied = self.log.fleet.index;
         }
@@ -267,7 +269,7 @@ impl Story {
                 _ => panic!("what is `{setting}`?"),
             }
         }
-        node.generations.insert(key, report);
+        node.generations.insert(key, Arc::new(report));
     }
 
     /// More of what a generation did on a node.
@@ -320,7 +322,7 @@ impl Story {
         let reports = heard.map(|(id, node)| {
             let age = node.silent_for;
             let (live_for, applied, generations) = (node.live_for, node.applied, node.generations.clone());
-            let load = NodeLoad { quiet_for: node.quiet_for, ..NodeLoad::default() };
+            let load = Arc::new(NodeLoad { quiet_for: node.quiet_for, ..NodeLoad::default() });
             let connections = node.connections;
             let tallies = node.tallies.clone();
             (
@@ -339,7 +341,7 @@ impl Story {
         });
         let reports = reports.collect();
         Observed {
-            windows: self.windows.look(&self.log.fleet, &reports, self.log.now),
+            windows: self.windows.look(&self.log.fleet, self.log.fleet.apps.keys(), &reports, self.log.now),
             reports,
             leader_for: self.leader_for,
             silence_max: SILENCE_MAX,

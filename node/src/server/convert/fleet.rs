@@ -1,10 +1,6 @@
 //! The fleet and what is observed of it, as people see it.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use flotilla_api::v1;
 use flotilla_proxy::Tally;
@@ -19,11 +15,11 @@ use super::{Malformed, required};
 use crate::{
     clock, membership,
     replica::Replica,
-    reports::{Report, Reports},
+    reports::{Report, Reports, Told},
     rollout::{
         observed::{
-            AppLoad, GenerationReport, NodeLoad, ProbeKind, ProbeReport, ProbeState, Readiness, Resolution,
-            TargetReport,
+            AppLoad, GenerationReport, Generations, NodeLoad, ProbeKind, ProbeReport, ProbeState, Readiness,
+            Resolution, TargetReport,
         },
         plan::Waiting,
     },
@@ -99,21 +95,28 @@ fn load(load: v1::NodeLoad) -> Result<NodeLoad, Malformed> {
 }
 
 pub(crate) fn report_to_pb(report: &Report, envelope: Option<v1::Envelope>) -> v1::NodeReport {
-    let generations =
-        report.generations.iter().flatten().map(|((app, generation), report)| v1::GenerationReport {
-            app: app.to_string(),
-            generation: generation.0,
-            readiness: readiness_to_pb(report.readiness).into(),
-            percent: report.percent.into(),
-            detail: report.detail.clone(),
-            warnings: report.warnings.clone(),
-            digest: report.digest.to_vec(),
-            pins: report.pins,
-            targets: report.targets.iter().map(target_to_pb).collect(),
-            taken_ports: report.taken_ports.iter().copied().map(u32::from).collect(),
-            probes: report.probes.iter().map(probe_to_pb).collect(),
-            repairs: report.repairs,
-        });
+    let (told, changes_since, gone) = match &report.generations {
+        Told::Same => (None, 0, &[][..]),
+        Told::Since { sequence, changed, gone } => (Some(changed), *sequence, &gone[..]),
+        Told::Whole(generations) => (Some(generations), 0, &[][..]),
+    };
+    let generations = told.into_iter().flatten().map(|((app, generation), report)| v1::GenerationReport {
+        app: app.to_string(),
+        generation: generation.0,
+        readiness: readiness_to_pb(report.readiness).into(),
+        percent: report.percent.into(),
+        detail: report.detail.clone(),
+        warnings: report.warnings.clone(),
+        digest: report.digest.to_vec(),
+        pins: report.pins,
+        targets: report.targets.iter().map(target_to_pb).collect(),
+        taken_ports: report.taken_ports.iter().copied().map(u32::from).collect(),
+        probes: report.probes.iter().map(probe_to_pb).collect(),
+        repairs: report.repairs,
+    });
+    let gone = gone
+        .iter()
+        .map(|(app, generation)| v1::GenerationKey { app: app.to_string(), generation: generation.0 });
     v1::NodeReport {
         envelope,
         sequence: report.sequence,
@@ -122,7 +125,9 @@ pub(crate) fn report_to_pb(report: &Report, envelope: Option<v1::Envelope>) -> v
         connections: report.connections,
         store_bytes: report.store_bytes,
         generations: generations.collect(),
-        same_generations: report.generations.is_none(),
+        same_generations: told.is_none(),
+        changes_since,
+        gone: gone.collect(),
         load: Some(load_to_pb(&report.load)),
         stopping: report.stopping,
         told_drain: report.told_drain.iter().map(ToString::to_string).collect(),
@@ -140,7 +145,7 @@ pub(crate) fn report(report: v1::NodeReport) -> Result<Report, Malformed> {
         let key = (app, GenerationId(report.generation));
         Ok((
             key,
-            GenerationReport {
+            Arc::new(GenerationReport {
                 readiness,
                 percent: u8::try_from(report.percent).unwrap_or(u8::MAX),
                 detail: report.detail,
@@ -151,14 +156,26 @@ pub(crate) fn report(report: v1::NodeReport) -> Result<Report, Malformed> {
                 taken_ports: report.taken_ports.into_iter().map(port).collect::<Result<_, _>>()?,
                 probes,
                 repairs: report.repairs,
-            },
+            }),
         ))
     });
-    let generations = generations.collect::<Result<BTreeMap<_, _>, Malformed>>()?;
+    let generations = generations.collect::<Result<Generations, Malformed>>()?;
+    let generations = match (report.same_generations, report.changes_since) {
+        (true, _) => Told::Same,
+        (false, 0) => Told::Whole(generations),
+        (false, sequence) => {
+            let gone = report.gone.into_iter().map(|key| {
+                let app = AppName::parse(&key.app).map_err(|err| Malformed(err.to_string()))?;
+                Ok((app, GenerationId(key.generation)))
+            });
+            let gone = gone.collect::<Result<_, Malformed>>()?;
+            Told::Since { sequence, changed: generations, gone }
+        }
+    };
     let told_drain = report.told_drain.iter().map(|app| AppName::parse(app));
     let told_drain = told_drain.collect::<Result<_, _>>().map_err(|err| Malformed(err.to_string()))?;
     Ok(Report {
-        load: report.load.map(load).transpose()?.unwrap_or_default(),
+        load: Arc::new(report.load.map(load).transpose()?.unwrap_or_default()),
         tallies: report.tallies.into_iter().map(tally).collect::<Result<_, _>>()?,
         sequence: report.sequence,
         incarnation: report.incarnation,
@@ -167,7 +184,7 @@ pub(crate) fn report(report: v1::NodeReport) -> Result<Report, Malformed> {
         store_bytes: report.store_bytes,
         stopping: report.stopping,
         told_drain,
-        generations: (!report.same_generations).then_some(generations),
+        generations,
     })
 }
 
