@@ -6,6 +6,7 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
+    pin::Pin,
     rc::Rc,
     sync::Arc,
     time::Duration,
@@ -241,7 +242,13 @@ impl From<Full> for Refused {
     }
 }
 
+/// What a connection is from its first byte on.
+type Session = Pin<Box<dyn Future<Output = ()>>>;
+
 /// Serves a connection of a port that has an [`Edge`], or that several apps share.
+///
+/// What comes before the session has a box of its own, which is gone by then: a handshake takes several times as
+/// much memory as a connection that is idle.
 pub(crate) async fn serve(
     worker: Rc<Worker>,
     port: Rc<LocalPort>,
@@ -250,13 +257,31 @@ pub(crate) async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
 ) {
+    let begun = Box::pin(begin(worker, port, tenant, serving, stream, peer));
+    if let Some(session) = begun.await {
+        session.await;
+    }
+}
+
+/// `None`: it comes to nothing, and that is counted.
+async fn begin(
+    worker: Rc<Worker>,
+    port: Rc<LocalPort>,
+    tenant: Rc<LocalTenant>,
+    serving: Rc<LocalServing>,
+    stream: TcpStream,
+    peer: SocketAddr,
+) -> Option<Session> {
     let timer = worker.clock.timer();
     let mut client = Client::new(peer);
     let identified = identify(&worker, &timer, &serving, &stream, &mut client).await;
     if port.alone().is_none() {
         return match identified {
-            Ok(place) => serve_shared(worker, port, tenant, serving, timer, stream, client, place).await,
-            Err(refused) => turn_away(&worker, &serving, &stream, refused),
+            Ok(place) => begin_shared(worker, port, tenant, serving, timer, stream, client, place).await,
+            Err(refused) => {
+                turn_away(&worker, &serving, &stream, refused);
+                None
+            }
         };
     }
     let serving =
@@ -267,32 +292,35 @@ pub(crate) async fn serve(
     };
     let mut admitted = match admitted {
         Ok(admitted) => admitted,
-        Err(refused) => return turn_away(&worker, &serving, &stream, refused),
+        Err(refused) => {
+            turn_away(&worker, &serving, &stream, refused);
+            return None;
+        }
     };
     // None any more: the port was shared when this one was accepted.
     let edge = serving.serving.edge.as_ref();
     if edge.is_some_and(|edge| edge.tls.is_some()) {
-        return serve_tls(worker, port, serving, timer, stream, client, Entry::Admitted(admitted)).await;
+        return begin_tls(worker, port, serving, timer, stream, client, Entry::Admitted(admitted)).await;
     }
     if edge.is_some_and(|edge| edge.routes_by_name) {
-        match look_for_name(&worker, &timer, &stream).await {
+        return match look_for_name(&worker, &timer, &stream).await {
             Ok(Hello { name, read }) => {
                 let before = Before { timer, client, name, read };
-                tcp::serve_known(worker, serving, stream.into(), before, admitted).await;
+                Some(Box::pin(tcp::serve_known(worker, serving, stream.into(), before, admitted)))
             }
             Err(no_hello) => {
                 reset_on_close(&stream);
                 admitted.end(no_hello.end);
+                None
             }
-        }
-        return;
+        };
     }
-    start(worker, At { port, home: tenant }, serving, timer, stream.into(), client, admitted).await;
+    Some(session(worker, At { port, home: tenant }, serving, timer, stream.into(), client, admitted))
 }
 
 /// The same where the name that a client asks for says which app is meant. `serving`: of one of them.
 #[allow(clippy::too_many_arguments, reason = "what serve has, and the place")]
-async fn serve_shared(
+async fn begin_shared(
     worker: Rc<Worker>,
     port: Rc<LocalPort>,
     tenant: Rc<LocalTenant>,
@@ -301,45 +329,51 @@ async fn serve_shared(
     stream: TcpStream,
     client: Client,
     place: Place,
-) {
+) -> Option<Session> {
     if serving.serving.edge.as_ref().is_some_and(|edge| edge.tls.is_some()) {
-        return serve_tls(worker, port, serving, timer, stream, client, Entry::Place(place)).await;
+        return begin_tls(worker, port, serving, timer, stream, client, Entry::Place(place)).await;
     }
     match serving.serving.protocol {
         Protocol::Http => {
             let local_port = client.local.map_or(port.slot.port, |local| local.port());
             let seen = Seen::new(client.peer, local_port, false);
             let at = At { port, home: tenant };
-            http::serve_shared(worker, at, serving, stream, seen, client.peer, place).await;
+            Some(Box::pin(http::serve_shared(worker, at, serving, stream, seen, client.peer, place)))
         }
         Protocol::Tcp => {
             let (name, read) = match look_for_name(&worker, &timer, &stream).await {
                 Ok(Hello { name, read }) => (name, read),
                 // Whoever speaks something else, or waits to be spoken to, may be for the one that takes the rest.
                 Err(NoHello { end: End::Reset | End::Idle, read, is_open: true }) => (None, read),
-                Err(_) => return reset_on_close(&stream),
+                Err(_) => {
+                    reset_on_close(&stream);
+                    return None;
+                }
             };
             let Some(tenant) = port.tenant(name.as_deref()) else {
                 worker.limits.unclaimed.one();
                 if !read.is_empty() {
                     deny_name(&stream);
                 }
-                return;
+                return None;
             };
             let serving = tenant.choose(&worker, client.peer.ip());
             match enter(&tenant, &serving, place, client.peer) {
                 Ok(admitted) => {
                     let routes = serving.serving.edge.as_ref().is_some_and(|edge| edge.routes_by_name);
                     let before = Before { timer, client, name: name.filter(|_| routes), read };
-                    tcp::serve_known(worker, serving, stream.into(), before, admitted).await;
+                    Some(Box::pin(tcp::serve_known(worker, serving, stream.into(), before, admitted)))
                 }
-                Err(refused) => turn_away(&worker, &serving, &stream, refused),
+                Err(refused) => {
+                    turn_away(&worker, &serving, &stream, refused);
+                    None
+                }
             }
         }
     }
 }
 
-async fn serve_tls(
+async fn begin_tls(
     worker: Rc<Worker>,
     port: Rc<LocalPort>,
     first: Rc<LocalServing>,
@@ -347,14 +381,12 @@ async fn serve_tls(
     stream: TcpStream,
     mut client: Client,
     entry: Entry,
-) {
+) -> Option<Session> {
     // The hello chooses: it may be a later generation than the one that was there at accept.
     let agreed = shake_hands(&worker, &timer, &port, &first, client.peer, stream, entry).await;
-    drop(first);
-    if let Some(Agreed { tenant, serving, stream, tls, admitted }) = agreed {
-        client.tls = Some(tls);
-        start(worker, At { port, home: tenant }, serving, timer, stream, client, admitted).await;
-    }
+    let Agreed { tenant, serving, stream, tls, admitted } = agreed?;
+    client.tls = Some(tls);
+    Some(session(worker, At { port, home: tenant }, serving, timer, stream, client, admitted))
 }
 
 /// Where two generations share the clients, the client that the header names decides and not the balancer
@@ -369,34 +401,35 @@ fn known(
     if known.serving.edge.is_some() { known } else { before }
 }
 
-async fn start(
+fn session(
     worker: Rc<Worker>,
     at: At,
     serving: Rc<LocalServing>,
     timer: Rc<Timer>,
     stream: Stream,
     client: Client,
-    admitted: Admitted,
-) {
+    mut admitted: Admitted,
+) -> Session {
     match serving.serving.protocol {
         Protocol::Tcp => {
             let edge = serving.serving.edge.as_ref().filter(|edge| edge.routes_by_name);
             let name = edge.and(client.tls.as_ref()).and_then(|tls| tls.name.clone());
             let before = Before { timer, client, name, read: Bytes::new() };
-            tcp::serve_known(worker, serving, stream, before, admitted).await;
+            Box::pin(tcp::serve_known(worker, serving, stream, before, admitted))
         }
         Protocol::Http => {
             let local_port = client.local.map_or(at.port.slot.port, |local| local.port());
             let seen = Seen::new(client.peer, local_port, client.tls.is_some());
             match stream {
-                Stream::Plain(stream) => http::serve(worker, at, serving, stream, seen, admitted).await,
+                Stream::Plain(stream) => Box::pin(http::serve(worker, at, serving, stream, seen, admitted)),
                 stream @ Stream::Tls(_)
                     if client.tls.is_some_and(|tls| tls.alpn.as_deref() == Some(b"h2")) =>
                 {
-                    let mut admitted = admitted;
-                    admitted.end(http::h2::serve(worker, at, timer, seen, Bytes::new(), stream).await);
+                    Box::pin(async move {
+                        admitted.end(http::h2::serve(worker, at, timer, seen, Bytes::new(), stream).await);
+                    })
                 }
-                stream @ Stream::Tls(_) => http::serve(worker, at, serving, stream, seen, admitted).await,
+                stream @ Stream::Tls(_) => Box::pin(http::serve(worker, at, serving, stream, seen, admitted)),
             }
         }
     }

@@ -62,7 +62,7 @@ use headers::Seen;
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES_MAX: usize = 1024 * 1024;
 
-/// Serves one accepted connection to its end. No `async fn`: its task would have room for the connection twice.
+/// Serves one accepted connection to its end.
 pub(crate) fn serve<C: Client>(
     worker: Rc<Worker>,
     at: At,
@@ -124,13 +124,20 @@ pub(crate) async fn serve_shared(
     }
 }
 
-async fn go_on<C: Client>(mut connection: Connection<C>, first: Option<Box<Parts>>, mut admitted: Admitted) {
-    let end = match connection.run(first).await {
-        Close::Tunnel(tunnel) => Box::pin(self::tunnel(connection, tunnel)).await,
-        Close::Http2 => Box::pin(http2(connection)).await,
-        close => Box::pin(end(&mut connection, close)).await,
-    };
-    admitted.end(end);
+#[expect(clippy::manual_async_fn, reason = "that has room for its arguments twice")]
+fn go_on<C: Client>(
+    mut connection: Connection<C>,
+    first: Option<Box<Parts>>,
+    mut admitted: Admitted,
+) -> impl Future<Output = ()> {
+    async move {
+        let end = match connection.run(first).await {
+            Close::Tunnel(tunnel) => Box::pin(self::tunnel(connection, tunnel)).await,
+            Close::Http2 => Box::pin(http2(connection)).await,
+            close => Box::pin(end(&mut connection, close)).await,
+        };
+        admitted.end(end);
+    }
 }
 
 /// Goes on in HTTP/2, as the client began.

@@ -59,38 +59,42 @@ pub(crate) struct Before {
 }
 
 /// Serves one accepted connection to its end.
-pub(crate) async fn serve(
+#[expect(clippy::manual_async_fn, reason = "that has room for its arguments twice")]
+pub(crate) fn serve(
     worker: Rc<Worker>,
     serving: Rc<LocalServing>,
     client: TcpStream,
     mut admitted: Admitted,
-) {
-    let timer = worker.clock.timer();
-    let peer = || client.peer_addr().ok().map(|peer| peer.ip());
-    let session = match connect(&worker, serving, &timer, None, &peer).await {
-        Ok(session) => session,
-        Err(end) => {
-            reset_on_close(&client);
-            admitted.end(end);
-            return;
-        }
-    };
-    admitted.reached();
-    let header = session.send_proxy.map(|version| proxy_header(&worker, version, &client, None));
-    let first = [header.unwrap_or_default(), Bytes::new()];
-    let keepalive = session.in_flight.0.settings.keepalive();
-    let end = match session.upstream {
-        Stream::Plain(upstream) => {
-            let streams = Streams { client, upstream };
-            let late = Some(Late { keepalive });
-            carry(&worker, &timer, &streams, session.idle, &session.cells, first, late).await
-        }
-        upstream @ Stream::Tls(_) => {
-            Late { keepalive }.set(upstream.tcp());
-            relay::join(&worker, &timer, client.into(), upstream, session.idle, &session.cells, first).await
-        }
-    };
-    admitted.end(end);
+) -> impl Future<Output = ()> {
+    async move {
+        let timer = worker.clock.timer();
+        let peer = || client.peer_addr().ok().map(|peer| peer.ip());
+        let session = match connect(&worker, serving, &timer, None, &peer).await {
+            Ok(session) => session,
+            Err(end) => {
+                reset_on_close(&client);
+                admitted.end(end);
+                return;
+            }
+        };
+        admitted.reached();
+        let header = session.send_proxy.map(|version| proxy_header(&worker, version, &client, None));
+        let first = [header.unwrap_or_default(), Bytes::new()];
+        let keepalive = session.in_flight.0.settings.keepalive();
+        let end = match session.upstream {
+            Stream::Plain(upstream) => {
+                let streams = Streams { client, upstream };
+                let late = Some(Late { keepalive });
+                carry(&worker, &timer, &streams, session.idle, &session.cells, first, late).await
+            }
+            upstream @ Stream::Tls(_) => {
+                Late { keepalive }.set(upstream.tcp());
+                let (client, idle) = (client.into(), session.idle);
+                Box::pin(relay::join(&worker, &timer, client, upstream, idle, &session.cells, first)).await
+            }
+        };
+        admitted.end(end);
+    }
 }
 
 /// The same for one that was looked at.
