@@ -32,6 +32,9 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 /// Commands of one round; the next one goes on. The proposer has no room for any number of them.
 const COMMANDS_MAX: usize = 512;
+/// Commands that only tidy up wait this long for others like them: entries that nobody waits for would
+/// stand in the way of those that somebody does.
+const TIDY_AFTER: Duration = Duration::from_millis(100);
 /// Between two looks at all apps. Nothing should be found by them; it is for what nobody thought of.
 const LOOK_AT_ALL_EVERY: Duration = Duration::from_secs(1);
 /// Between two looks at the load of apps that scale by themselves.
@@ -95,6 +98,8 @@ struct Leading {
     demands: autoscale::Demands,
     windows: Windows,
     attention: Attention,
+    /// Since when there is something to tidy up.
+    untidy: Option<Instant>,
     /// When all apps were looked at.
     looked_at_all: Instant,
 }
@@ -104,7 +109,17 @@ impl Leading {
         let now = Instant::now();
         let (demands, windows) = (autoscale::Demands::default(), Windows::default());
         let (attention, looked_at_all) = (Attention::default(), now);
-        Self { term, since: now, balanced: now, sampled: now, demands, windows, attention, looked_at_all }
+        Self {
+            term,
+            since: now,
+            balanced: now,
+            sampled: now,
+            demands,
+            windows,
+            attention,
+            looked_at_all,
+            untidy: None,
+        }
     }
 }
 
@@ -135,6 +150,7 @@ impl Leading {
             self.balanced = Instant::now();
             plan.commands = rebalance(&fleet, &observed);
         }
+        self.put_off(&mut plan.commands);
         plan.commands.truncate(COMMANDS_MAX);
         let drains = std::mem::take(&mut plan.drains);
         replica.drains.send_if_modified(|shown| {
@@ -181,6 +197,25 @@ impl Leading {
         plan
     }
 
+    /// The next plan has again what is left out here.
+    fn put_off(&mut self, commands: &mut Vec<Transition>) {
+        if commands.iter().all(is_urgent) {
+            self.untidy = None;
+            return;
+        }
+        match self.untidy {
+            Some(since) if since.elapsed() >= TIDY_AFTER => {
+                self.untidy = None;
+                commands.sort_by_key(|command| !is_urgent(command));
+            }
+            Some(_) => commands.retain(is_urgent),
+            None => {
+                self.untidy = Some(Instant::now());
+                commands.retain(is_urgent);
+            }
+        }
+    }
+
     /// All at once: the proposer packs them into as few log entries as fit.
     async fn propose(&self, replica: &Replica, changes: impl IntoIterator<Item = Change>) -> bool {
         let fleet = replica.fleet();
@@ -202,6 +237,23 @@ impl Leading {
             }
         }
         known
+    }
+}
+
+/// Somebody waits for it, or for what comes after it.
+fn is_urgent(transition: &Transition) -> bool {
+    match transition {
+        Transition::Advance { .. }
+        | Transition::Complete { .. }
+        | Transition::RollBack { .. }
+        | Transition::RolledBack { .. }
+        | Transition::Pause { .. }
+        | Transition::Place { .. }
+        | Transition::Note { .. }
+        | Transition::ChoosePorts { .. }
+        | Transition::AdvanceDrain { .. }
+        | Transition::Scale { .. } => true,
+        Transition::Assign { .. } | Transition::Forget { .. } => false,
     }
 }
 

@@ -349,13 +349,20 @@ impl Forward<'_> {
         let since = self.view.now;
         let count = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
         let canaries = count(policy.canaries()).min(steps.len());
-        let done = steps.values().filter(|step| **step == Step::Done).count();
-        let mut in_flight = steps.iter().filter(|(node, step)| self.in_flight(**node, step)).count();
+        // Who is done now makes room at once: it is one command.
+        let finishes = |node: &NodeId| moves.iter().any(|(moving, to)| moving == node && *to == Step::Done);
+        let done: BTreeSet<NodeId> = steps
+            .iter()
+            .filter(|(node, step)| **step == Step::Done || finishes(node))
+            .map(|(node, _)| *node)
+            .collect();
+        let mut in_flight =
+            steps.iter().filter(|(node, step)| self.in_flight(**node, step) && !done.contains(node)).count();
         let mut shifting = Vec::new();
         for &node in may_shift {
-            let is_canary = done < canaries;
+            let is_canary = done.len() < canaries;
             let (limit, percent) = match (is_canary, canaries) {
-                (true, _) => (canaries - done, self.percents()[0]),
+                (true, _) => (canaries - done.len(), self.percents()[0]),
                 (false, 0) => (count(policy.max_parallel).max(1), self.percents()[0]),
                 (false, _) => (count(policy.max_parallel).max(1), 100),
             };
@@ -363,7 +370,7 @@ impl Forward<'_> {
                 Why::Promotion
             } else if in_flight >= limit {
                 if is_canary { Why::Canaries } else { Why::Turn }
-            } else if self.takes_the_last_replica(node, &shifting) {
+            } else if self.takes_the_last_replica(node, &shifting, &done) {
                 Why::LastReplica
             } else {
                 in_flight += 1;
@@ -405,10 +412,10 @@ impl Forward<'_> {
 
     /// True when the node serves the app and no other node does that stays as it is. The only node that
     /// is alive has nobody to wait for.
-    fn takes_the_last_replica(&self, node: NodeId, shifting: &[NodeId]) -> bool {
+    fn takes_the_last_replica(&self, node: NodeId, shifting: &[NodeId], done: &BTreeSet<NodeId>) -> bool {
         let view = self.view;
         let stays = |other: NodeId| {
-            let step = self.rollout.steps.get(&other);
+            let step = self.rollout.steps.get(&other).filter(|_| !done.contains(&other));
             other != node && !shifting.contains(&other) && !matches!(step, Some(Step::Shifting { .. }))
         };
         let another = view.assigned.iter().any(|asked| stays(asked.node) && view.serves(asked.node));
