@@ -197,6 +197,7 @@ impl Fleet {
                 && *port != 0
                 && !self.is_balancer_port(*port)
                 && !member.reserved_ports.contains(port)
+                && !self.is_balancer_port(*port)
                 && fits(*port)
         });
         free.ok_or_else(|| Rejection::PortPoolExhausted { node: member.name.clone(), from, to })
