@@ -14,6 +14,8 @@ use std::{
     },
 };
 
+use metrics::Counter;
+
 use crate::{
     admission::Gate,
     config::{AppConfig, HashOn, PoolConfig, Protocol},
@@ -156,7 +158,6 @@ pub(crate) struct LocalGeneration {
     pub(crate) guard_cells: Option<Rc<GuardCells>>,
     pub(crate) pins: Rc<LocalPins>,
     pub(crate) retries: retry::Budget,
-    pub(crate) tally: Rc<LocalTally>,
     /// `None`: requests go through no user code.
     pub(crate) layers: Option<Next>,
 }
@@ -174,7 +175,6 @@ impl LocalGeneration {
                 .map(|_| worker.registry.add(GuardCells::new(&generation.config.app))),
             pins: Rc::new(LocalPins::new(generation, worker.index)),
             retries: retry::Budget::default(),
-            tally: Rc::new(LocalTally::new(&generation.tallies, worker.index)),
             layers: Some(&generation.config.layers).filter(|layers| !layers.is_empty()).map(|layers| {
                 let stack = worker.shared.layers.stack(layers);
                 stack.expect("the layers were looked up when the generation was compiled")
@@ -347,6 +347,8 @@ pub(crate) struct Serving {
     pub(crate) closing: bool,
     /// `None`: this one takes every client.
     pub(crate) split: Option<Split>,
+    /// Nobody's traffic comes in here, only what this node asks itself.
+    pub(crate) is_door: bool,
 }
 
 /// Two generations share a port while traffic moves from one to the other.
@@ -388,6 +390,7 @@ impl Serving {
             redirect: port.redirect_https.map(|port| Arc::new(Redirect::to_https(port))),
             closing: false,
             split: None,
+            is_door: false,
         }
     }
 }
@@ -396,6 +399,10 @@ impl Serving {
 pub(crate) struct LocalServing {
     pub(crate) serving: Arc<Serving>,
     pub(crate) local: Rc<LocalGeneration>,
+    /// Those of the generation; through a door the same, but for `begun`.
+    pub(crate) app_cells: Rc<AppCells>,
+    /// `None`: what comes in here is not compared with anything.
+    pub(crate) tally: Option<Rc<LocalTally>>,
     pub(crate) cells: Rc<PortCells>,
     /// Where TLS ends here.
     pub(crate) tls: Option<Rc<TlsCells>>,
@@ -412,11 +419,21 @@ impl LocalServing {
             .as_ref()
             .map(|split| (split.percent, Rc::new(LocalServing::new(worker, slot, &split.rest))));
         let ends_tls = serving.edge.as_ref().is_some_and(|edge| edge.tls.is_some());
+        let local = worker.generation(&serving.generation);
+        let (app_cells, tally) = match serving.is_door {
+            true => (worker.registry.add(AppCells::new(&config.app, Counter::noop())), None),
+            false => {
+                let tally = LocalTally::new(&serving.generation.tallies, worker.index);
+                (Rc::clone(&local.cells), Some(Rc::new(tally)))
+            }
+        };
         LocalServing {
             tls: ends_tls.then(|| worker.registry.add(TlsCells::new(&config.app))),
             rest,
             serving: Arc::clone(serving),
-            local: worker.generation(&serving.generation),
+            local,
+            app_cells,
+            tally,
             cells: worker.registry.add(PortCells::new(&config.app, slot.port, serving.protocol, routes)),
         }
     }

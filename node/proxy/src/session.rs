@@ -58,7 +58,7 @@ impl Admitted {
         Admitted {
             cells: Rc::clone(&serving.local.cells),
             port: Rc::clone(&serving.cells),
-            tally: (serving.serving.protocol == Protocol::Tcp).then(|| Rc::clone(&serving.local.tally)),
+            tally: serving.tally.clone().filter(|_| serving.serving.protocol == Protocol::Tcp),
             since: Instant::now(),
             end: End::Broken,
             _places: places,

@@ -189,7 +189,7 @@ async fn connect(
             Ok(Session {
                 upstream,
                 idle: timeouts.tcp_idle,
-                cells: Rc::clone(&local.cells),
+                cells: Rc::clone(&serving.app_cells),
                 send_proxy: pool.config.send_proxy,
                 _active: Active::new(&local.cells),
                 _pin: pin,

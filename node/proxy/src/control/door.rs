@@ -1,5 +1,7 @@
 //! A private way in to one generation: a listener on the loopback that leads to it whoever serves its
-//! ports. What comes in there is accepted, routed, balanced and counted as a client of the app is.
+//! ports. What comes in there is accepted, routed and balanced as a client of the app is, and is in its metrics.
+//! It is in no [`crate::Tally`] and begins no session of [`crate::AppLoad`]: what rollouts compare, what scales an app
+//! and what a drain waits for is what clients do.
 
 use std::{
     io,
@@ -74,6 +76,7 @@ impl State {
             redirect: None,
             closing: false,
             split: None,
+            is_door: true,
         };
         let label = config.port;
         let sockets = PortSockets::bind(IpAddr::V4(Ipv4Addr::LOCALHOST), 0, 1)?;

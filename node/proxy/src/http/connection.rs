@@ -188,7 +188,7 @@ impl<C: Client> Connection<C> {
             worker,
             at,
             seen,
-            cells: Rc::clone(&serving.local.cells),
+            cells: Rc::clone(&serving.app_cells),
             idle: Duration::ZERO,
             header: Duration::ZERO,
             header_bytes_max: 0,
@@ -282,8 +282,8 @@ impl<C: Client> Connection<C> {
         self.line_bytes_max = config.limits.max_request_line_bytes;
         self.fields_max = config.limits.max_header_fields;
         self.requests_max = config.limits.max_requests_per_connection;
-        if !Rc::ptr_eq(&self.cells, &serving.local.cells) {
-            self.cells = Rc::clone(&serving.local.cells);
+        if !Rc::ptr_eq(&self.cells, &serving.app_cells) {
+            self.cells = Rc::clone(&serving.app_cells);
         }
     }
 

@@ -139,7 +139,9 @@ impl Drop for Exchange {
         cells.in_flight.down();
         let took = self.whole.unwrap_or_else(|| self.start.elapsed());
         cells.request_duration.record(took);
-        self.serving.local.tally.request(self.status, took);
+        if let Some(tally) = &self.serving.tally {
+            tally.request(self.status, took);
+        }
         self.serving.cells.request(self.route, self.status);
     }
 }
@@ -502,8 +504,8 @@ async fn stream<C: Client>(
     down.hand_over(may_splice);
     // A response that broke off must not look complete; otherwise the client has gone.
     let broke = |error| {
-        if matches!(error, MoveError::Source(_)) {
-            serving.local.tally.reset();
+        if let (MoveError::Source(_), Some(tally)) = (error, &serving.tally) {
+            tally.reset();
         }
         End::Reset
     };

@@ -57,6 +57,37 @@ async fn a_door_leads_along_the_routes_of_a_generation_that_nobody_else_gets_yet
 }
 
 #[tokio::test]
+async fn what_comes_in_by_a_door_is_compared_with_nothing_and_begins_nothing() {
+    let http = Origin::http("one").await;
+    let echo = Origin::echo().await;
+    for (protocol, target) in [(Protocol::Http, http.address), (Protocol::Tcp, echo.address)] {
+        let (proxy, listen) = serving(protocol, &[target]).await;
+        let ask = async |address| {
+            let mut stream = connect(address).await;
+            if protocol == Protocol::Http {
+                assert_eq!(get(&mut stream, "/").await, (200, "one".to_owned()));
+            } else {
+                send(&mut stream, "ping").await;
+                assert_eq!(receive(&mut stream, 4).await, b"ping");
+            }
+        };
+        let door = proxy.open_door("web", 1, None, None).unwrap();
+        for _ in 0..3 {
+            ask(door.address()).await;
+        }
+        ask(listen).await;
+        let counted = || {
+            let begun =
+                proxy.loads().into_iter().find(|load| &*load.app == "web").map_or(0, |load| load.begun);
+            (proxy.tally("web", 1).unwrap().requests, begun)
+        };
+        eventually("the client is counted", || counted().0 >= 1 && counted().1 >= 1).await;
+        eventually("all have gone", || proxy.status()[0].pins == 0 && proxy.connections() == 0).await;
+        assert_eq!(counted(), (1, 1), "{protocol:?}");
+    }
+}
+
+#[tokio::test]
 async fn there_is_no_door_into_what_is_not_there() {
     let origin = Origin::greeter("one").await;
     let (proxy, listen) = serving(Protocol::Tcp, &[origin.address]).await;
