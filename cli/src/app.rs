@@ -10,6 +10,7 @@ mod plan;
 mod ports;
 mod rollback;
 mod scale;
+mod schema;
 mod validate;
 
 use clap::Subcommand;
@@ -25,6 +26,7 @@ use crate::{
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
     Validate(validate::Args),
+    Schema(schema::Args),
     Convert(convert::Args),
     Apply(apply::Args),
     Plan(plan::Args),
@@ -41,6 +43,7 @@ pub(crate) enum Verb {
 pub(crate) fn run(verb: Verb, shell: &Shell) -> Result<Exit, Failure> {
     match verb {
         Verb::Validate(args) => validate::run(&args, shell),
+        Verb::Schema(args) => schema::run(&args, shell),
         Verb::Convert(args) => convert::run(&args, shell),
         Verb::Apply(args) => shell.block_on(apply::run(args, shell)),
         Verb::Plan(args) => shell.block_on(plan::run(args, shell)),
