@@ -163,8 +163,14 @@ impl Replica {
         if !self.store.has_room() {
             return Err(Refusal::DiskFull { free_bytes: self.store.free_bytes().unwrap_or(0) }.into());
         }
-        let command = Command { request, time: clock::now(), change };
-        self.proposer.propose(command).await.map_err(|err| not_proposed(&err))
+        let time = clock::now();
+        let superseded = metrics::Ending::superseded(&self.fleet(), &change, time);
+        let answer = self.proposer.propose(Command { request, time, change }).await;
+        if let Ok(Ok(_)) = answer {
+            // An answer comes when its entry is applied here.
+            superseded.into_iter().for_each(|superseded| superseded.count_in(&self.fleet()));
+        }
+        answer.map_err(|err| not_proposed(&err))
     }
 }
 

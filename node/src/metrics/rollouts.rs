@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use flotilla_raft_store::{Change, Fleet, Rollout, RolloutState, Step, Timestamp, Transition};
+use flotilla_raft_store::{Change, Fleet, GenerationId, Rollout, RolloutState, Step, Timestamp, Transition};
 use flotilla_spec::AppName;
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
@@ -28,7 +28,7 @@ pub(super) fn describe() {
     );
     describe_counter!(
         "flotilla_rollouts_total",
-        "On the leader: rollouts that ended or stopped, by result: completed, rolled_back, failed, paused"
+        "On the leader: rollouts that ended or stopped, by result: completed, rolled_back, failed, paused, superseded"
     );
     describe_histogram!(DURATION, "On the leader: from the start of a rollout to its end");
 }
@@ -109,11 +109,91 @@ impl Ending {
         Some(Self { app: app.clone(), result, took: now.since(started) })
     }
 
+    /// Those that would make room for a user's change, if it is not what is wanted already.
+    pub(crate) fn superseded(fleet: &Fleet, change: &Change, now: Timestamp) -> Vec<Superseded> {
+        let apps: Vec<&AppName> = match change {
+            Change::ApplyApps { apps } => apps.iter().map(|app| &app.spec.name).collect(),
+            Change::DeleteApp { app, .. } | Change::Rollback { app, .. } => vec![app],
+            Change::InitCluster { .. }
+            | Change::AddMember { .. }
+            | Change::UpdateMember { .. }
+            | Change::SetAvailability { .. }
+            | Change::DrainNode { .. }
+            | Change::Steer { .. }
+            | Change::ScaleApp { .. }
+            | Change::PutBalancer { .. }
+            | Change::RemoveBalancer { .. }
+            | Change::TakeControl { .. }
+            | Change::Coordinate { .. } => return Vec::new(),
+        };
+        let unfinished = apps.into_iter().filter_map(|app| {
+            let (generation, rollout) = fleet.newest_rollout(app)?;
+            let ending = Self { app: app.clone(), result: "superseded", took: now.since(rollout.started) };
+            (!rollout.state.is_finished()).then_some(Superseded { generation, ending })
+        });
+        unfinished.collect()
+    }
+
     pub(crate) fn count(self) {
         let app = self.app.to_string();
         counter!("flotilla_rollouts_total", "app" => app.clone(), "result" => self.result).increment(1);
-        if self.result != "paused" {
+        if !matches!(self.result, "paused" | "superseded") {
             histogram!(DURATION, "app" => app).record(self.took.as_secs_f64());
+        }
+    }
+}
+
+/// A rollout that is over if a change was what it seemed to be.
+pub(crate) struct Superseded {
+    generation: GenerationId,
+    ending: Ending,
+}
+
+impl Superseded {
+    /// `fleet`: with the change applied.
+    pub(crate) fn count_in(self, fleet: &Fleet) {
+        if self.is_true(fleet) {
+            self.ending.count();
+        }
+    }
+
+    fn is_true(&self, fleet: &Fleet) -> bool {
+        let rollout = fleet.rollouts.get(&(self.ending.app.clone(), self.generation));
+        rollout.is_none_or(|rollout| rollout.state == RolloutState::Superseded)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flotilla_raft_store::{ApplyApp, NodeId};
+
+    use super::*;
+    use crate::rollout::plan::testing::{Log, app, member, spec};
+
+    #[test]
+    fn a_rollout_is_superseded_by_another_change_of_its_app_and_by_nothing_else() {
+        let mut log = Log::new();
+        log.take_control(NodeId(1));
+        let apply = |name: &str, listen: &str| {
+            let spec = spec(name, listen, "");
+            Change::ApplyApps { apps: vec![ApplyApp { spec, if_version: None, placed: vec![NodeId(1)] }] }
+        };
+        let delete = || Change::DeleteApp { app: app("web"), if_version: None };
+        // What is applied, whether it makes room for itself, and whether something seemed to.
+        for (change, seems, is) in [
+            (apply("web", "80"), 0, 0),
+            (apply("web", "80"), 1, 0),
+            (apply("mail", "25"), 0, 0),
+            (apply("web", "81"), 1, 1),
+            (Change::AddMember { member: member("n2") }, 0, 0),
+            (delete(), 1, 1),
+            (delete(), 0, 0),
+        ] {
+            let superseded = Ending::superseded(&log.fleet, &change, log.now);
+            assert_eq!(superseded.len(), seems, "{change:?}");
+            log.apply(change.clone()).unwrap();
+            let is_true = superseded.iter().filter(|superseded| superseded.is_true(&log.fleet)).count();
+            assert_eq!(is_true, is, "{change:?}");
         }
     }
 }
