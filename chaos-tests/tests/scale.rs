@@ -95,6 +95,12 @@ async fn an_app_grows_with_its_connections_asks_for_a_node_and_shrinks_when_they
     metric_is(&fleet, "flotilla_fleet_nodes_recommended 1").await;
     metric_is(&fleet, "flotilla_app_replicas_wanted{app=\"web\"} 3").await;
     assert!(decided(&fleet, " connections, of which 10 are for one replica"));
+    eventually("both are events", SOON, async || {
+        let output = fleet.cli(["rollout", "events", "web"]).await;
+        let told = |what: &str| output.stdout.contains(what);
+        if told(short) && told("scales from ") { Ok(()) } else { Err(output) }
+    })
+    .await;
 
     let third = fleet.add(NodeSettings { zone: "z3".to_owned(), ..NodeSettings::default() }).await;
     fleet.join(third, 0).await;
@@ -141,6 +147,19 @@ async fn a_user_says_how_many_nodes_whatever_the_load() {
     }
     fleet.cli(["app", "scale", "web", "--auto"]).await.exits(0);
     serves_on(&fleet, 1..=1).await;
+    // The ports of the others have not closed yet: they take the app again before they do.
+    fleet.cli(["app", "scale", "web", "3"]).await.exits(0);
+    serves_on(&fleet, 3..=3).await;
+    eventually("all nodes report that they serve it", SOON, async || {
+        let output = fleet.cli(["app", "describe", "web", "-o", "json"]).await;
+        if output.code != Some(0) {
+            return Err(output);
+        }
+        let nodes = output.json()["nodes"].as_array().cloned().unwrap_or_default();
+        let serve = nodes.iter().filter(|node| node["readiness"] == "serving").count();
+        if serve == 3 { Ok(()) } else { Err(output) }
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -66,9 +66,16 @@ fn step(
     if answer.is_err() {
         prop_assert_eq!(without_requests(first), without_requests(&before), "a refusal changed something");
     }
+    let placed_again = match &command.change {
+        Change::Coordinate { transition: Transition::Place { node, app, generation }, .. } => {
+            Some((*node, app.clone(), *generation))
+        }
+        _ => None,
+    };
     let asked_before = all_desired(&before);
     for (key, desired) in all_desired(first) {
-        prop_assert!(asked_before.get(&key).is_none_or(|was| *was <= desired), "{:?} went down", key);
+        let is_up = asked_before.get(&key).is_none_or(|was| *was <= desired);
+        prop_assert!(is_up || placed_again.as_ref() == Some(&key), "{:?} went down", key);
     }
     Ok(answer)
 }

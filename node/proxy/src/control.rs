@@ -184,6 +184,13 @@ impl App {
 }
 
 impl Entry {
+    fn is_leaving(&self) -> bool {
+        match self.phase {
+            Phase::Prepared | Phase::Serving => false,
+            Phase::Draining | Phase::Removing => true,
+        }
+    }
+
     /// Whether it keeps the ports it names from closing.
     fn holds_ports(&self) -> bool {
         match self.phase {
@@ -215,6 +222,7 @@ impl State {
             )));
         }
         let is_alive = known.is_some_and(|entry| !entry.running.is_empty() && entry.holds_ports());
+        let is_leaving = known.is_some_and(|entry| !entry.running.is_empty() && entry.is_leaving());
         self.check_owners(compiled)?;
         self.touched.insert(Arc::clone(&config.app));
         self.bind(compiled, compiler.workers)?;
@@ -222,6 +230,11 @@ impl State {
             return Ok(());
         }
         let app = self.apps.entry(Arc::clone(&config.app)).or_default();
+        // It is served until its ports close, so it is whole: it stays, and keeps count of its sessions.
+        if is_leaving && let Some(entry) = app.generations.get_mut(&config.generation) {
+            (entry.phase, entry.is_superseded, entry.cut_at) = (Phase::Prepared, false, None);
+            return Ok(());
+        }
         let edges = app.edges(config).map_err(PrepareError::Invalid)?;
         for tls in edges.iter().flatten().filter_map(|edge| edge.tls.as_ref()) {
             self.tls.push(Arc::downgrade(tls));

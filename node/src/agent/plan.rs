@@ -80,7 +80,12 @@ pub(crate) fn plan(
 ) -> Vec<Action> {
     let mut actions = Vec::new();
     for (key, assignment) in assigned {
-        if asks_to_run(assignment.desired) && !running.contains_key(key) {
+        let runs = match running.get(key) {
+            Some((Phase::Prepared | Phase::Serving, _)) => true,
+            // One that was given back and is wanted again.
+            Some((Phase::Draining | Phase::Removing, _)) | None => false,
+        };
+        if asks_to_run(assignment.desired) && !runs {
             actions.push(Action::Prepare { key: key.clone() });
         }
     }
@@ -436,6 +441,9 @@ mod tests {
         // A delete drains, then cuts what is left after the app's drain time.
         check(&[(7, Drain)], &[(7, Serving)], &["drain 7"]);
         check(&[(7, Remove)], &[(7, Draining)], &["remove 7 cut 30s"]);
+        // Given back, and wanted again before the ports have closed.
+        check(&[(7, Serve)], &[(7, Draining)], &["prepare 7", "serve 7"]);
+        check(&[(7, Serve)], &[(7, Removing)], &["prepare 7", "serve 7"]);
         // What nobody asked for goes.
         check(&[], &[(7, Serving)], &["remove 7 cut 30s"]);
     }

@@ -8,6 +8,10 @@
 //! needs nothing to be made ready; and when the rollout completes the old one drains. The oldest is
 //! the one that completed last, so what a superseded rollout left in between gets nothing once its
 //! successor has begun to shift.
+//!
+//! One thing goes back: a node that gives up the generation that the app serves, and shall have it again
+//! before its ports have closed, is asked to serve it anew. Nothing was lost until then, so there is nothing to
+//! wait for.
 
 use std::sync::Arc;
 
@@ -32,7 +36,7 @@ pub enum Desired {
 /// What one node is asked to do with one generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Assignment {
-    /// Only moves up.
+    /// Only moves up, until the node is placed again.
     pub desired: Desired,
     /// The share of the app's traffic on the node, 1 to 100, once it is asked to serve. Only moves up.
     pub percent: u8,
@@ -139,8 +143,19 @@ impl Fleet {
         if desired <= current {
             return Err(stale("the node is asked for that or more already"));
         }
+        // Proposed before the node was placed again.
+        if current == Desired::Serve && desired == Desired::Remove {
+            return Err(stale("the node has to drain first"));
+        }
         self.raise(at, node, app, generation, desired);
         self.leave_rollout(node, app, generation);
+        // What a node that drains gives back follows from its drain, which is told.
+        let drains = self.member(node).is_ok_and(|member| member.gives_back());
+        let serves = self.apps.get(app).is_some_and(|record| record.serving == Some(generation));
+        if serves && desired == Desired::Drain && !drains {
+            let what = format!("node {} gives generation {generation} back", self.node_name(node));
+            self.record(at, Some(app), Some(node), what);
+        }
         Ok(())
     }
 
@@ -162,7 +177,7 @@ impl Fleet {
     }
 
     /// A node is asked to serve what the app's other nodes serve already: there is nothing to gate, it
-    /// serves as soon as it can.
+    /// serves as soon as it can. One that is giving it back keeps it, with its ports.
     pub(super) fn place(
         &mut self,
         at: At,
@@ -181,11 +196,14 @@ impl Fleet {
         {
             return Err(stale("the app is rolling out"));
         }
-        if self.assignment(node, app, generation).is_some() {
-            return Err(stale("the node has that generation already"));
-        }
-        let spec = self.generation(app, generation)?.spec.clone();
-        let ports = self.choose_ports(node, &spec)?;
+        let held = self.assignment(node, app, generation).map(|asked| (asked.desired, asked.ports.clone()));
+        let ports = match held {
+            Some((Desired::Prepare | Desired::Serve, _)) => {
+                return Err(stale("the node has that generation already"));
+            }
+            Some((Desired::Drain | Desired::Remove, ports)) => ports,
+            None => self.choose_ports(node, &self.generation(app, generation)?.spec)?,
+        };
         let name = self.member(node)?.name.clone();
         self.record(at, Some(app), Some(node), format!("node {name} gets generation {generation}"));
         self.give(at, node, app, generation, Desired::Serve, ports);

@@ -228,6 +228,28 @@ async fn a_port_that_is_wanted_again_within_its_horizon_was_never_closed() {
 }
 
 #[tokio::test]
+async fn a_generation_that_comes_back_before_its_ports_have_closed_goes_on_as_if_it_had_not_left() {
+    let origin = Origin::echo().await;
+    let proxy = proxy_with(|config| config.close_horizon = Some(Duration::from_secs(3600)));
+    let (first, listen) = app(Tcp, &[origin.address]);
+    serve(&proxy, &first).await;
+    let mut session = open(Tcp, listen).await;
+    for cut_after in [None, Some(Duration::from_secs(3600))] {
+        proxy.drain("web", 1).unwrap();
+        cut_after.into_iter().for_each(|after| proxy.remove("web", 1, Some(after)).unwrap());
+        assert!(matches!(proxy.status()[0].ports[0].state, PortState::Closing { .. }));
+        serve(&proxy, &first).await;
+        let status = proxy.status();
+        assert_eq!((status[0].ports[0].state, status[0].pins), (PortState::Listening, 1));
+        assert_eq!(phases(&proxy), [(1, Phase::Serving)]);
+        drop(open(Tcp, listen).await);
+        eventually("the other session has ended", || proxy.status()[0].pins == 1).await;
+    }
+    send(&mut session, "x").await;
+    assert_eq!(receive(&mut session, 1).await, b"x");
+}
+
+#[tokio::test]
 async fn a_shift_closes_only_the_ports_its_generation_does_not_have() {
     let origin = Origin::greeter("hi").await;
     let proxy = proxy();

@@ -172,20 +172,34 @@ fn give(view: &View<'_>, serving: GenerationId, wanted: &BTreeSet<NodeId>, plan:
     let Ok(record) = view.fleet.generation(view.name, serving) else { return };
     for &node in wanted {
         let has = view.assigned.iter().find(|asked| asked.node == node && asked.generation == serving);
-        let why = match has.map(|asked| asked.assignment.desired) {
+        match has.map(|asked| asked.assignment.desired) {
             Some(Desired::Prepare | Desired::Serve) => continue,
-            Some(Desired::Drain | Desired::Remove) => Why::NotGone,
-            None => match view.fleet.choose_ports(node, &record.spec) {
-                Ok(_) => {
-                    let (app, generation) = (view.name.clone(), serving);
-                    plan.commands.push(Transition::Place { app, generation, node });
+            // Two commands about the same are not proposed at once: their order would not be certain.
+            Some(Desired::Drain | Desired::Remove) if is_let_go(view, plan, node, serving) => continue,
+            Some(Desired::Drain | Desired::Remove) => {}
+            None => {
+                if let Err(rejection) = view.fleet.choose_ports(node, &record.spec) {
+                    let why = Why::NoRoom { why: rejection.to_string() };
+                    plan.waiting.push(view.waiting(serving, node, why));
                     continue;
                 }
-                Err(rejection) => Why::NoRoom { why: rejection.to_string() },
-            },
-        };
-        plan.waiting.push(view.waiting(serving, node, why));
+            }
+        }
+        let (app, generation) = (view.name.clone(), serving);
+        plan.commands.push(Transition::Place { app, generation, node });
     }
+}
+
+/// The plan moves a generation on, on its way out of a node.
+fn is_let_go(view: &View<'_>, plan: &Plan, on: NodeId, of: GenerationId) -> bool {
+    plan.commands.iter().any(|command| {
+        let (Transition::Assign { node, app, generation, .. } | Transition::Forget { node, app, generation }) =
+            command
+        else {
+            return false;
+        };
+        (*node, app, *generation) == (on, view.name, of)
+    })
 }
 
 fn is_asked_for(asked: &Asked<'_>) -> bool {

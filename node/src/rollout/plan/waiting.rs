@@ -77,8 +77,6 @@ pub(crate) enum Why {
     },
     /// The node gives the app back as soon as another one serves it.
     LastToServe,
-    /// The node shall have the app again, and must have let go of it first.
-    NotGone,
     NoRoom {
         why: String,
     },
@@ -157,7 +155,6 @@ impl fmt::Display for Text<'_> {
             Why::LastToServe => {
                 write!(f, "gives generation {generation} back once another node serves the app")
             }
-            Why::NotGone => write!(f, "generation {generation} comes back once it is gone"),
             Why::NoRoom { why } => write!(f, "no room for generation {generation}: {why}"),
         }
     }
