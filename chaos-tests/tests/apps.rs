@@ -88,7 +88,8 @@ async fn an_app_has_versions_a_history_and_a_way_back() {
 
     fleet.cli(["app", "delete", "web"]).await.exits(2).says("--yes");
     serves("green").await;
-    fleet.cli(["app", "delete", "web", "--yes"]).await.exits(0);
+    fleet.cli(["app", "delete", "web", "--yes"]).await.exits(0).says("its ports close within about a minute");
+    fleet.cli(["app", "delete", "web", "--yes", "--wait=closed"]).await.exits(0);
     fleet.cli(["app", "describe", "web"]).await.exits(6);
     let list = fleet.cli(["app", "list", "-o", "json"]).await.exits(0).json();
     assert_eq!(list["items"].as_array().unwrap().len(), 0, "{list}");
@@ -203,7 +204,7 @@ async fn apps_share_a_port_and_one_shifts_goes_back_and_goes_away_without_the_ot
     assert_eq!(answers("a.test").await, all(200, "two"));
     fleet.cli(["app", "rollback", "a"]).await.exits(0);
     assert_eq!(answers("a.test").await, all(200, "one"));
-    fleet.cli(["app", "delete", "a", "--yes"]).await.exits(0);
+    fleet.cli(["app", "delete", "a", "--yes", "--wait=closed"]).await.exits(0);
     stop.cancel();
     let asked: u32 = busy.join_all().await.into_iter().sum();
     assert!(asked > 50, "{asked} requests");

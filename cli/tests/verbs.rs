@@ -257,6 +257,69 @@ async fn an_unchanged_app_that_serves_is_not_waited_for() {
     assert_eq!(ran.stderr, "= web is unchanged and serves (version 13)\n");
 }
 
+fn events(index: u64, messages: &[&str], forgotten: bool) -> EventsReply {
+    let event = |message: &&str| Event {
+        index,
+        time_ms: 1_748_779_200_123,
+        app: "web".to_owned(),
+        message: (*message).to_owned(),
+        ..Event::default()
+    };
+    EventsReply { events: messages.iter().map(event).collect(), index, forgotten }
+}
+
+#[tokio::test]
+async fn events_are_a_document_and_what_was_forgotten_is_said() {
+    let says =
+        Says { events: queue([vec![Ok(events(5, &["generation 5 serves"], true))]]), ..Says::default() };
+    let fleet = FakeFleet::start(says).await;
+    let ran = run(&[&fleet], &["rollout", "events", "web", "--since", "1h", "-o", "json"]).await;
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let document: Value = serde_json::from_str(&ran.stdout).unwrap();
+    let event = serde_json::json!({
+        "index": 5,
+        "time": "2025-06-01T12:00:00.123Z",
+        "app": "web",
+        "node": null,
+        "message": "generation 5 serves",
+    });
+    assert_eq!(document["kind"], "EventList");
+    assert_eq!(document["items"], serde_json::json!([event]));
+    assert!(ran.stderr.contains("have been forgotten"), "{}", ran.stderr);
+    let asked = fleet.says.events_asked.lock().unwrap();
+    let wanted =
+        WatchEventsRequest { app: "web".to_owned(), after: 0, since_ms: Some(3_600_000), follow: false };
+    assert_eq!(*asked, [wanted]);
+}
+
+#[tokio::test]
+async fn events_that_are_followed_go_on_at_another_node_where_they_broke_off() {
+    let first = FakeFleet::start(Says {
+        events: queue([vec![
+            Ok(events(5, &["version 1 accepted", "generation 5 serves"], false)),
+            Err(Status::unknown("h2 protocol error: broken")),
+        ]]),
+        ..Says::default()
+    })
+    .await;
+    let second = FakeFleet::start(Says {
+        events: queue([vec![Ok(events(9, &["node n2 leads (term 2)"], false))]]),
+        ..Says::default()
+    })
+    .await;
+    let mut child =
+        flotilla(&[&first, &second], &["events", "-f", "--since", "1h", "-o", "json"]).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    for expected in ["version 1 accepted", "generation 5 serves", "node n2 leads (term 2)"] {
+        let event: Value = serde_json::from_str(&lines.next_line().await.unwrap().unwrap()).unwrap();
+        assert_eq!((event["kind"].as_str(), event["message"].as_str()), (Some("Event"), Some(expected)));
+    }
+    child.kill().await.unwrap();
+    let asked = second.says.events_asked.lock().unwrap();
+    let wanted = WatchEventsRequest { app: String::new(), after: 5, since_ms: None, follow: true };
+    assert_eq!(asked[0], wanted);
+}
+
 #[tokio::test]
 async fn a_name_that_is_not_there_is_exit_6_with_the_one_that_was_meant() {
     let not_found = refusal(Code::NotFound, "E0301", "there is no app `wbe`");
@@ -281,21 +344,64 @@ async fn nothing_is_deleted_without_a_yes() {
     assert!(fleet.says.writes.lock().unwrap().is_empty());
 }
 
+/// `(0:02)` becomes `(T)`.
+fn without_clock(text: &str) -> String {
+    match (text.find('('), text.find(')')) {
+        (Some(from), Some(to)) => format!("{}(T{}", &text[..from], &text[to..]),
+        (_, _) => text.to_owned(),
+    }
+}
+
 #[tokio::test]
-async fn a_delete_waits_until_the_app_is_gone() {
-    let deleting = ListAppsReply {
-        apps: vec![App { state: "deleting".to_owned(), nodes_placed: 2, ..app("web") }],
-        index: 1,
+async fn a_delete_waits_for_the_sessions_and_with_closed_for_the_ports() {
+    let deleting = || {
+        let app = App { state: "deleting".to_owned(), nodes_placed: 2, ..app("web") };
+        Ok(ListAppsReply { apps: vec![app], index: 1 })
     };
-    let gone = ListAppsReply { apps: vec![app("mail")], index: 2 };
-    let deleted =
-        AppChanged { app: "web".to_owned(), outcome: Outcome::Deleted.into(), version: 13, generation: 0 };
-    let says =
-        Says { delete: queue([Ok(deleted)]), list: queue([Ok(deleting), Ok(gone)]), ..Says::default() };
-    let fleet = FakeFleet::start(says).await;
-    let ran = run(&[&fleet], &["app", "delete", "web", "--yes"]).await;
-    assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), "✓ web is deleted (0:00)\n"), "{}", ran.stderr);
-    assert_eq!(ran.stderr, "app=web phase=deleting draining on 2 nodes\n");
+    let asked = |desired: [&str; 2]| {
+        let on = |(node, desired): (&str, &str)| NodeGeneration {
+            node: node.to_owned(),
+            desired: desired.to_owned(),
+            ..NodeGeneration::default()
+        };
+        let nodes = ["n1", "n2"].into_iter().zip(desired).map(on).collect();
+        Ok(AppDescription { app: Some(app("web")), nodes, ..AppDescription::default() })
+    };
+    let gone = || Ok(ListAppsReply { apps: vec![app("mail")], index: 2 });
+    let late = || Ok(ListAppsReply { apps: vec![App { wanted: 41, ..app("web") }], index: 1 });
+    let draining = "app=web phase=deleting draining on n1, n2\napp=web phase=deleting draining on n2\n";
+    let closing =
+        "app=web phase=deleting closing its ports, within a minute: a connection may be on its way\n";
+    for (wait, out, err) in [
+        (
+            "--wait",
+            "✓ web is deleted (T); its ports close within about a minute, for a connection may be on its way\n",
+            draining.to_owned(),
+        ),
+        ("--wait=closed", "✓ web is deleted (T)\n", format!("{draining}{closing}")),
+        ("--no-wait", "✓ web is being deleted; its sessions may finish\n", String::new()),
+    ] {
+        let deleted = AppChanged {
+            app: "web".to_owned(),
+            outcome: Outcome::Deleted.into(),
+            version: 13,
+            generation: 41,
+        };
+        let says = Says {
+            delete: queue([Ok(deleted)]),
+            list: queue([late(), deleting(), deleting(), deleting(), gone()]),
+            describe: queue([
+                asked(["drain", "drain"]),
+                asked(["remove", "drain"]),
+                asked(["remove", "remove"]),
+            ]),
+            ..Says::default()
+        };
+        let fleet = FakeFleet::start(says).await;
+        let ran = run(&[&fleet], &["app", "delete", "web", "--yes", wait]).await;
+        assert_eq!((ran.code, without_clock(&ran.stdout)), (Some(0), out.to_owned()), "{}", ran.stderr);
+        assert_eq!(ran.stderr, err, "{wait}");
+    }
 }
 
 #[tokio::test]
@@ -352,6 +458,20 @@ async fn a_cluster_whose_leader_does_not_answer_is_shown_and_exit_4() {
         let ran = run(&[&fleet], &["cluster", "status"]).await;
         assert_eq!((ran.code, ran.stdout.lines().next()), (Some(code), Some(head)), "{}", ran.stderr);
     }
+}
+
+#[tokio::test]
+async fn the_schema_is_a_spec_and_overwrites_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("web.toml");
+    let path = file.to_str().unwrap();
+    assert_eq!(run(&[], &["app", "schema", "--file", path]).await.code, Some(0));
+    assert_eq!(run(&[], &["app", "schema"]).await.stdout, fs::read_to_string(&file).unwrap());
+    let ran = run(&[], &["app", "validate", "-f", path]).await;
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    fs::write(&file, "mine").unwrap();
+    assert_eq!(run(&[], &["app", "schema", "--file", path]).await.code, Some(1));
+    assert_eq!(fs::read_to_string(&file).unwrap(), "mine");
 }
 
 #[tokio::test]

@@ -26,6 +26,10 @@ pub(crate) struct Says {
     pub(crate) status: Answers<ClusterStatusReply>,
     /// One queue of messages per watch; a watch that runs dry stays open.
     pub(crate) watches: Mutex<VecDeque<Vec<Result<Rollout, Status>>>>,
+    /// One queue of messages per watch; a watch that runs dry breaks off.
+    pub(crate) events: Mutex<VecDeque<Vec<Result<EventsReply, Status>>>>,
+    /// What was asked for, by `after`.
+    pub(crate) events_asked: Mutex<Vec<WatchEventsRequest>>,
     pub(crate) delete: Answers<AppChanged>,
     /// Request ids of all writes.
     pub(crate) writes: Mutex<Vec<RequestId>>,
@@ -155,6 +159,15 @@ impl fleet_server::Fleet for Service {
         let messages = messages.ok_or_else(|| Status::unavailable("no more watches"))?;
         let stays_open = tokio_stream::pending();
         Ok(Response::new(Box::pin(tokio_stream::iter(messages).chain(stays_open))))
+    }
+
+    type WatchEventsStream = Pin<Box<dyn Stream<Item = Result<EventsReply, Status>> + Send>>;
+
+    async fn watch_events(&self, request: Request<WatchEventsRequest>) -> Reply<Self::WatchEventsStream> {
+        self.0.events_asked.lock().unwrap().push(request.into_inner());
+        let messages = self.0.events.lock().unwrap().pop_front();
+        let messages = messages.ok_or_else(|| Status::unavailable("no more events"))?;
+        Ok(Response::new(Box::pin(tokio_stream::iter(messages))))
     }
 
     async fn scale_app(&self, _: Request<ScaleAppRequest>) -> Reply<AppChanged> {
