@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::{
     app, balancer, bench,
     client::Client,
-    cluster, completion, dev,
+    cluster, completion, dev, events,
     exit::{Exit, Failure},
     explain, lb, node,
     output::{ColorChoice, Format, Output},
@@ -109,7 +109,8 @@ pub(crate) enum Verb {
         subcommand,
         after_help = "Examples:
   flotilla rollout list
-  flotilla rollout status web --watch"
+  flotilla rollout status web --watch
+  flotilla rollout events web"
     )]
     Rollout(rollout::Verb),
     /// Tell load balancers outside where apps serve, and see whether they know
@@ -128,6 +129,7 @@ pub(crate) enum Verb {
   flotilla lb export nginx --servers-only --file /etc/nginx/flotilla.conf --watch --exec 'nginx -s reload'"
     )]
     Lb(lb::Verb),
+    Events(events::Args),
     /// Ask through a proxy and count what comes back: also as `flotilla ping` and so on
     #[command(
         subcommand,

@@ -2,8 +2,8 @@
 //! out here, so that renaming a field of the protocol does not rename one of theirs.
 
 use flotilla_api::v1::{
-    App, AppChanged, AppDescription, AppPlan, Balancer, BalancerStatus, ClusterStatusReply, HistoryEntry,
-    Node, NodeGeneration, PortAssignment, Rollout, app_changed::Outcome, balancer::Kind,
+    App, AppChanged, AppDescription, AppPlan, Balancer, BalancerStatus, ClusterStatusReply, Event,
+    HistoryEntry, Node, NodeGeneration, PortAssignment, Rollout, app_changed::Outcome, balancer::Kind,
 };
 use serde_json::{Value, json};
 
@@ -174,6 +174,16 @@ pub(crate) fn port(port: &PortAssignment) -> Value {
         "app": port.app,
         "generation": port.generation,
         "desired": port.desired,
+    })
+}
+
+pub(crate) fn event(event: &Event) -> Value {
+    json!({
+        "index": event.index,
+        "time": rfc3339(event.time_ms),
+        "app": (!event.app.is_empty()).then_some(&event.app),
+        "node": (!event.node.is_empty()).then_some(&event.node),
+        "message": event.message,
     })
 }
 

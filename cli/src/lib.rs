@@ -16,6 +16,7 @@ mod codes;
 mod completion;
 mod convert;
 mod dev;
+mod events;
 mod exit;
 mod explain;
 mod follow;
@@ -72,6 +73,7 @@ fn run(verb: Verb, shell: &Shell) -> Result<Exit, Failure> {
         Verb::Rollout(verb) => rollout::run(verb, shell),
         Verb::Balancer(verb) => balancer::run(verb, shell),
         Verb::Lb(verb) => lb::run(verb, shell),
+        Verb::Events(args) => shell.block_on(events::run(args, shell)),
         Verb::Bench(verb) => bench::run(verb, shell),
         Verb::Ping(args) => bench::run(bench::Verb::Ping(args), shell),
         Verb::Balance(args) => bench::run(bench::Verb::Balance(args), shell),

@@ -9,6 +9,7 @@ use flotilla_api::v1::steer_rollout_request::Word;
 
 use crate::{
     args::Shell,
+    events,
     exit::{Exit, Failure},
 };
 
@@ -20,6 +21,7 @@ pub(crate) enum Verb {
     Resume(steer::Resume),
     Promote(steer::Promote),
     Abort(steer::Abort),
+    Events(events::OfApp),
 }
 
 pub(crate) fn run(verb: Verb, shell: &Shell) -> Result<Exit, Failure> {
@@ -33,5 +35,6 @@ pub(crate) fn run(verb: Verb, shell: &Shell) -> Result<Exit, Failure> {
             shell.block_on(steer::run(args.target, word, shell))
         }
         Verb::Abort(args) => shell.block_on(steer::run(args.target, Word::Abort, shell)),
+        Verb::Events(args) => shell.block_on(events::of_app(args, shell)),
     }
 }

@@ -121,8 +121,8 @@ pub struct ApplyApp {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Transition {
     /// Moves steps of the rollout to `generation`; the desired state of each node follows its step.
-    /// All or nothing.
-    Advance { app: AppName, generation: GenerationId, steps: Vec<(NodeId, Step)> },
+    /// All or nothing. `why`: what let those go on that had baked, for the events.
+    Advance { app: AppName, generation: GenerationId, steps: Vec<(NodeId, Step)>, why: String },
     /// Every step is done, but for nodes that are down: the generation serves, all others drain, and
     /// a node that was down is asked to serve it when it returns.
     Complete { app: AppName, generation: GenerationId },
@@ -137,7 +137,7 @@ pub enum Transition {
     Assign { node: NodeId, app: AppName, generation: GenerationId, desired: Desired },
     /// The node reported the generation removed: forget the assignment and free its ports.
     Forget { node: NodeId, app: AppName, generation: GenerationId },
-    /// Placement gained a node for the serving generation.
+    /// Placement gained a node for the serving generation, or wants it back from one that gives it up.
     Place { app: AppName, generation: GenerationId, node: NodeId },
     /// Something a node reported that is worth an event and changes nothing else.
     Note { app: AppName, node: NodeId, message: String },

@@ -45,6 +45,8 @@ pub use scale::{Scale, ScaledBy};
 pub const HISTORY_MAX: usize = 10;
 /// Events kept for `events`; the oldest are forgotten.
 pub const EVENTS_MAX: usize = 1_000;
+/// Of the text of one event; the rest of a longer one is cut off.
+pub const EVENT_BYTES_MAX: usize = 1 << 10;
 /// Clients whose last request is remembered; the one that wrote least recently is forgotten.
 pub const CLIENTS_MAX: usize = 1_024;
 /// Apps per region (limits of the product, not of the data structure).
@@ -92,7 +94,7 @@ pub struct Controller {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// Log index; the number `events --after` takes.
+    /// Log index. Several events may have the same.
     pub index: u64,
     pub time: Timestamp,
     pub app: Option<AppName>,
@@ -175,7 +177,9 @@ impl Fleet {
 
     fn coordinate(&mut self, at: At, transition: &Transition) -> Answer {
         match transition {
-            Transition::Advance { app, generation, steps } => self.advance(at, app, *generation, steps),
+            Transition::Advance { app, generation, steps, why } => {
+                self.advance(at, app, *generation, steps, why)
+            }
             Transition::Complete { app, generation } => self.complete(at, app, *generation),
             Transition::RollBack { app, generation, reason } => self.turn_back(at, app, *generation, reason),
             Transition::RolledBack { app, generation, missing } => {
@@ -232,7 +236,12 @@ impl Fleet {
         self.requests.insert(request.client.clone(), Arc::new(answered));
     }
 
-    fn record(&mut self, at: At, app: Option<&AppName>, node: Option<NodeId>, message: String) {
+    fn record(&mut self, at: At, app: Option<&AppName>, node: Option<NodeId>, mut message: String) {
+        if message.len() > EVENT_BYTES_MAX {
+            let end = (0..=EVENT_BYTES_MAX - '…'.len_utf8()).rev().find(|end| message.is_char_boundary(*end));
+            message.truncate(end.unwrap_or(0));
+            message.push('…');
+        }
         if self.events.len() >= EVENTS_MAX {
             self.events.pop_front();
         }

@@ -70,7 +70,7 @@ impl Story {
     #[track_caller]
     fn steps(&mut self, generation: GenerationId, nodes: &[NodeId], step: &Step) {
         let steps = nodes.iter().map(|node| (*node, step.clone())).collect();
-        self.coordinates(Transition::Advance { app: name(APP), generation, steps });
+        self.coordinates(advance(generation, steps));
     }
 
     #[track_caller]
@@ -185,10 +185,7 @@ fn the_newest_takes_its_share_and_the_oldest_the_rest() {
     story.steps(new, &[N1], &Step::Monitoring { since: Timestamp(0), percent: 10 });
     let less = vec![(N1, shifting(5))];
     story.refuses(
-        Change::Coordinate {
-            term: 1,
-            transition: Transition::Advance { app: name(APP), generation: new, steps: less },
-        },
+        Change::Coordinate { term: 1, transition: advance(new, less) },
         "stale: the node is that far already",
     );
     story.steps(new, &[N1], &shifting(50));
@@ -218,7 +215,7 @@ fn a_user_stops_a_rollout_and_lets_it_go_on() {
     story.does(steer(Steer::Pause));
     story.does(steer(Steer::Pause));
     assert_eq!(story.state(new).0, RolloutState::Paused);
-    let ready = Transition::Advance { app: name(APP), generation: new, steps: vec![(N1, Step::Done)] };
+    let ready = advance(new, vec![(N1, Step::Done)]);
     let by_leader = Change::Coordinate { term: 1, transition: ready };
     story.refuses(by_leader, "stale: the rollout is in another state by now");
     assert_eq!(story.traffic(N1), Some(new), "what has shifted stays");
@@ -480,7 +477,7 @@ fn only_the_leader_of_the_term_moves_rollouts() {
     let mut story = Story::new();
     let generation = story.applies(APP, &[80], &[N1]);
     story.does(Change::TakeControl { term: 3, node: N2 });
-    let ready = Transition::Advance { app: name(APP), generation, steps: vec![(N1, Step::Ready)] };
+    let ready = advance(generation, vec![(N1, Step::Ready)]);
     let by = |term| Change::Coordinate { term, transition: ready.clone() };
     story.refuses(by(1), "term 1 is over: term 3 is in control");
     story.refuses(by(4), "term 4 is over: term 3 is in control");
@@ -505,6 +502,28 @@ fn a_new_node_gets_the_serving_generation_between_rollouts() {
 }
 
 #[test]
+fn a_node_that_gives_an_app_back_may_have_it_again_before_it_has_let_go() {
+    let mut story = Story::new();
+    let generation = story.serves(&[0, 80], &[N1, N2]);
+    let asks = |desired| Transition::Assign { node: N2, app: name(APP), generation, desired };
+    let coordinate = |transition| Change::Coordinate { term: 1, transition };
+    let place = || Transition::Place { app: name(APP), generation, node: N2 };
+    for giving_back in [&[Desired::Drain][..], &[Desired::Drain, Desired::Remove]] {
+        giving_back.iter().for_each(|desired| story.coordinates(asks(*desired)));
+        story.coordinates(place());
+        assert_eq!(story.asked(N2), format!("{generation} serve [20000, 80]"));
+        assert_eq!(story.fleet.assignment(N2, &name(APP), generation).unwrap().index, story.index);
+        // What the coordinator proposed of the node before it saw that is too late.
+        story.refuses(coordinate(asks(Desired::Remove)), "stale: the node has to drain first");
+        let forget = Transition::Forget { node: N2, app: name(APP), generation };
+        story.refuses(coordinate(forget), "stale: the node is still asked for the generation");
+    }
+    story.coordinates(asks(Desired::Drain));
+    story.does(Change::DeleteApp { app: name(APP), if_version: None });
+    story.refuses(coordinate(place()), "stale: the app does not serve that generation");
+}
+
+#[test]
 fn a_node_that_has_left_takes_its_assignments_and_ports_with_it() {
     let mut story = Story::new();
     story.serves(&[80], &[N1, N2]);
@@ -526,7 +545,7 @@ fn balancer(kind: BalancerKind, apps: &[usize]) -> Balancer {
 #[test]
 fn a_port_that_nodes_open_for_a_balancer_is_nobody_elses() {
     let mut story = Story::new();
-    story.applies(APP, &[8080, 0], &[N1]);
+    let generation = story.applies(APP, &[8080, 0], &[N1]);
     let put = |kind, apps: &[usize]| Change::PutBalancer {
         name: "lb".to_owned(),
         balancer: balancer(kind, apps),
@@ -538,6 +557,10 @@ fn a_port_that_nodes_open_for_a_balancer_is_nobody_elses() {
     story.refuses(agent(22), "port 22 is reserved on node n1");
     story.refuses(agent(0), "a balancer cannot find port 0");
     story.does(agent(20_002));
+    let taken = vec![20_000, 20_003];
+    let other = Transition::ChoosePorts { node: N1, app: name(APP), generation, taken };
+    let other = Change::Coordinate { term: 1, transition: other };
+    story.refuses(other, "node n1 has no free port left in its pool 20000-20003");
     story.refuses(apply(2, &[20_002], &[N2]), "port 20002 is reserved on node n2");
     story.applies(2, &[0, 0], &[N2]);
     let ports: Vec<u16> =
@@ -664,6 +687,62 @@ fn events_say_what_a_user_would_ask_about() {
         "generation 5 serves again",
     ];
     assert_eq!(told, expected);
+}
+
+#[test]
+fn a_wave_is_an_event_with_what_let_it_go_on() {
+    let mut story = Story::new();
+    story.serves(&[80], &[N1, N2, N3]);
+    let new = story.applies(APP, &[81], &[N1, N2, N3]);
+    let share = |percent| Step::Shifting { since: Timestamp(0), percent };
+    let move_on = |story: &mut Story, steps: Vec<(NodeId, Step)>, why: &str| {
+        let (app, why) = (name(APP), why.to_owned());
+        story.coordinates(Transition::Advance { app, generation: new, steps, why });
+    };
+    story.steps(new, &[N1, N2, N3], &Step::Ready);
+    move_on(&mut story, vec![(N1, share(10))], "");
+    story.steps(new, &[N1], &Step::Monitoring { since: Timestamp(0), percent: 10 });
+    move_on(&mut story, vec![(N1, share(100))], "n1 at 10 %: 0.0 % of 120 requests failed");
+    move_on(
+        &mut story,
+        vec![(N1, Step::Done), (N2, share(100)), (N3, share(100))],
+        &"é".repeat(EVENT_BYTES_MAX),
+    );
+    let next = story.applies(APP, &[82], &[N1]);
+    story.does(Change::DeleteApp { app: name(APP), if_version: None });
+    let told: Vec<_> = story.fleet.events.iter().rev().map(|event| event.message.as_str()).collect();
+    assert_eq!(told[0], "app app-1 deleted");
+    assert_eq!(told[1], format!("the rollout of generation {next} is superseded"));
+    assert!(told[2].starts_with("version 3 accepted"), "{}", told[2]);
+    assert_eq!(told[3], format!("the rollout of generation {new} is superseded"));
+    let long = format!("generation {new} takes 100 % on n2, n3; is done on n1 (éé");
+    assert!(told[4].starts_with(&long) && told[4].ends_with("é…"), "{}", told[4]);
+    assert!((EVENT_BYTES_MAX - 1..=EVENT_BYTES_MAX).contains(&told[4].len()), "{}", told[4].len());
+    let passed = format!("generation {new} takes 100 % on n1 (n1 at 10 %: 0.0 % of 120 requests failed)");
+    assert_eq!(told[5..7], [passed, format!("generation {new} takes 10 % on n1")]);
+}
+
+#[test]
+fn a_node_that_gives_an_app_back_is_an_event_unless_it_drains() {
+    let mut story = Story::new();
+    let serving = story.serves(&[80], &[N1, N2, N3]);
+    let give_back = |node| {
+        let (app, generation) = (name(APP), serving);
+        Transition::Assign { node, app, generation, desired: Desired::Drain }
+    };
+    story.coordinates(give_back(N2));
+    assert_eq!(
+        story.fleet.events.back().unwrap().message,
+        format!("node n2 gives generation {serving} back")
+    );
+    story.does(drain(N3, 100, false, true));
+    let drains = story.fleet.events.back().unwrap().message.clone();
+    story.coordinates(give_back(N3));
+    assert_eq!(story.fleet.events.back().unwrap().message, drains);
+}
+
+fn advance(generation: GenerationId, steps: Vec<(NodeId, Step)>) -> Transition {
+    Transition::Advance { app: name(APP), generation, steps, why: String::new() }
 }
 
 fn drain(node: NodeId, deadline: u64, leaves: bool, cut: bool) -> Change {

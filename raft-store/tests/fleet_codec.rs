@@ -44,7 +44,7 @@ fn every_command() -> Batch {
     ];
     let reason = "node n2: bind port 80: address in use".to_owned();
     let transitions = [
-        Transition::Advance { app: app.clone(), generation, steps },
+        Transition::Advance { app: app.clone(), generation, steps, why: String::new() },
         Transition::Complete { app: app.clone(), generation },
         Transition::RollBack { app: app.clone(), generation, reason: reason.clone() },
         Transition::RolledBack { app: app.clone(), generation, missing: String::new() },

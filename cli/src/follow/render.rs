@@ -117,7 +117,7 @@ pub(crate) fn verdict(rollout: &Rollout, elapsed: Duration, style: Style) -> Str
             Ending::Paused => format!("      flotilla app rollback {app}"),
             _ => String::new(),
         };
-        lines.push(format!("  see  flotilla app describe {app}      flotilla app history {app}{undo}"));
+        lines.push(format!("  see  flotilla rollout events {app}      flotilla app describe {app}{undo}"));
     }
     lines.join("\n")
 }
@@ -372,7 +372,7 @@ mod tests {
             "✗ web 13 rolled back to 12 after 0:38
   1 node did not become ready
   n1: port 8080: address in use
-  see  flotilla app describe web      flotilla app history web",
+  see  flotilla rollout events web      flotilla app describe web",
         );
 
         let taken = |node| step(node, "failed", "rejected", "port 8080 is taken");
@@ -386,7 +386,7 @@ mod tests {
             &failed,
             "✗ web 1 failed after 0:38; nothing served before
   n1 n2: port 8080 is taken
-  see  flotilla app describe web      flotilla app history web",
+  see  flotilla rollout events web      flotilla app describe web",
         );
 
         let mut paused =
@@ -396,7 +396,7 @@ mod tests {
             &paused,
             "✗ web 13 failed after 0:38 and stands where it stood: on 1 of 2 nodes
   n2: no
-  see  flotilla app describe web      flotilla app history web      flotilla app rollback web",
+  see  flotilla rollout events web      flotilla app describe web      flotilla app rollback web",
         );
 
         check(&rollout("superseded", Vec::new()), "! web 13 was superseded by a later change");

@@ -116,7 +116,7 @@ impl Node {
         let (app, generation) = (app.clone(), *generation);
         for step in [Step::Ready, serving_step(&self.fleet)] {
             let steps = vec![(ME, step)];
-            let transition = Transition::Advance { app: app.clone(), generation, steps };
+            let transition = Transition::Advance { app: app.clone(), generation, steps, why: String::new() };
             self.apply(Change::Coordinate { term: 1, transition });
         }
         assert_eq!(self.fleet.assignment(ME, &app, generation).unwrap().desired, Desired::Serve);

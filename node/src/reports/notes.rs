@@ -1,39 +1,58 @@
 //! What is worth an event between two reports of a node: a probe of what serves that fails or passes
-//! again, and something that was put right. PURE but for what it keeps.
+//! again, a target that is taken out or comes back, and something that was put right. PURE but for what
+//! it keeps.
 //!
 //! What happens during a rollout is an event of the rollout; this is for the time after it.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use flotilla_raft_store::{NodeId, Transition};
+use flotilla_raft_store::{GenerationId, NodeId, Transition};
 use flotilla_spec::AppName;
 use imbl::ordmap::DiffItem;
 use tokio::time::Instant;
 
 use crate::rollout::observed::{GenerationReport, Generations, ProbeState, Readiness};
 
-/// Between two notes of one app on one node: a probe that flaps costs the log little.
+type Key = (AppName, GenerationId);
+
+/// Between two notes of one app on one node: what flaps costs the log little, and is told when it rests.
 const GAP: Duration = Duration::from_secs(10);
-/// Notes that wait for the coordinator; further ones are dropped, as the events are bounded anyway.
+/// Notes of all nodes and apps within `GAP`; further ones are dropped, as the events are bounded anyway.
 const NOTES_MAX: usize = 256;
 
 #[derive(Debug, Default)]
 pub(super) struct Notes {
     pub(super) taken: Vec<Transition>,
     last: BTreeMap<(NodeId, AppName), Instant>,
+    /// What was told last of those that have changed since, and whose next note is not due yet.
+    held: BTreeMap<(NodeId, Key), Arc<GenerationReport>>,
 }
 
 impl Notes {
+    /// `before` and `after`: two reports of the node, one after the other. With the same twice what was
+    /// held back is told when it is due.
     pub(super) fn compare(&mut self, node: NodeId, before: &Generations, after: &Generations, now: Instant) {
+        self.last.retain(|_, last| now.duration_since(*last) < GAP);
+        let mut told_last = BTreeMap::new();
         for difference in before.diff(after) {
-            let DiffItem::Update { old: (_, before), new: (key, after) } = difference else { continue };
-            let told = tell(before, after);
+            if let DiffItem::Update { old: (key, before), .. } = difference {
+                told_last.insert(key.clone(), Arc::clone(before));
+            }
+        }
+        self.held.retain(|(of, key), before| {
+            if *of == node {
+                told_last.insert(key.clone(), Arc::clone(before));
+            }
+            *of != node
+        });
+        for (key, before) in told_last {
+            let Some(message) = after.get(&key).and_then(|after| tell(&before, after)) else { continue };
             let at = (node, key.0.clone());
-            let is_due = self.last.get(&at).is_none_or(|last| now.duration_since(*last) >= GAP);
-            if let Some(message) = told.filter(|_| is_due && self.taken.len() < NOTES_MAX) {
-                self.last.retain(|_, last| now.duration_since(*last) < GAP);
+            if self.last.contains_key(&at) {
+                self.held.insert((node, key), before);
+            } else if self.last.len().max(self.taken.len()) < NOTES_MAX {
                 self.last.insert(at, now);
-                self.taken.push(Transition::Note { app: key.0.clone(), node, message });
+                self.taken.push(Transition::Note { app: key.0, node, message });
             }
         }
     }
@@ -59,15 +78,22 @@ fn tell(before: &GenerationReport, after: &GenerationReport) -> Option<String> {
             (Some(_) | None, ProbeState::Pending | ProbeState::Passing | ProbeState::Failing) => {}
         }
     }
+    for target in &after.targets {
+        let known = before.targets.iter().find(|known| known.target == target.target);
+        if known.is_some_and(|known| known.available != target.available) {
+            let (name, available, all) = (&target.target, target.available, target.endpoints);
+            let is_short = available < all && !target.detail.is_empty();
+            let because = if is_short { format!(": {}", target.detail) } else { String::new() };
+            told.push(format!("target {name}: {available} of {all} endpoints available{because}"));
+        }
+    }
     (!told.is_empty()).then(|| told.join("; "))
 }
 
 #[cfg(test)]
 mod tests {
-    use flotilla_raft_store::GenerationId;
-
     use super::*;
-    use crate::rollout::observed::{ProbeKind, ProbeReport};
+    use crate::rollout::observed::{ProbeKind, ProbeReport, Resolution, TargetReport};
 
     fn report(state: ProbeState, repairs: u64) -> Generations {
         let probe = ProbeReport {
@@ -95,25 +121,49 @@ mod tests {
         Generations::unit((AppName::parse("web").unwrap(), GenerationId(7)), report.into())
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_probe_that_fails_after_the_rollout_is_an_event_and_flapping_is_few() {
-        use ProbeState::{Failing, Passing};
+    fn targets(available: u32, detail: &str) -> Generations {
+        let target = TargetReport {
+            target: "shop:3000".to_owned(),
+            resolution: Resolution::Resolved,
+            endpoints: 2,
+            available,
+            detail: detail.to_owned(),
+        };
+        let passing = report(ProbeState::Passing, 0);
+        let of = |(key, report): (&Key, &Arc<GenerationReport>)| {
+            let report =
+                GenerationReport { targets: vec![target.clone()], ..GenerationReport::clone(report) };
+            (key.clone(), Arc::new(report))
+        };
+        passing.iter().map(of).collect()
+    }
+
+    /// What is told of reports that come at these seconds.
+    fn told(reports: &[(u64, Generations)]) -> Vec<(u64, String)> {
         let mut notes = Notes::default();
         let start = Instant::now();
         let mut told = Vec::new();
-        for (second, before, after) in [
-            (0, report(Passing, 0), report(Passing, 0)),
-            (1, report(Passing, 0), report(Failing, 0)),
-            (2, report(Failing, 0), report(Passing, 0)),
-            (3, report(Passing, 0), report(Failing, 0)),
-            (20, report(Failing, 0), report(Passing, 1)),
-        ] {
-            notes.compare(NodeId(2), &before, &after, start + Duration::from_secs(second));
+        for window in reports.windows(2) {
+            let ((_, before), (second, after)) = (&window[0], &window[1]);
+            notes.compare(NodeId(2), before, after, start + Duration::from_secs(*second));
             told.extend(std::mem::take(&mut notes.taken).into_iter().map(|note| match note {
-                Transition::Note { message, .. } => (second, message),
+                Transition::Note { message, .. } => (*second, message),
                 other => panic!("{other:?}"),
             }));
         }
+        told
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_that_fails_after_the_rollout_is_an_event_and_flapping_is_few() {
+        use ProbeState::{Failing, Passing};
+        let told = told(&[
+            (0, report(Passing, 0)),
+            (1, report(Failing, 0)),
+            (2, report(Passing, 0)),
+            (3, report(Failing, 0)),
+            (20, report(Passing, 1)),
+        ]);
         assert_eq!(
             told,
             [
@@ -125,5 +175,38 @@ mod tests {
                 ),
             ]
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_target_that_is_taken_out_is_an_event_and_its_return_is_told_when_it_is_due() {
+        let refused = "connection refused";
+        let told = told(&[
+            (0, targets(2, "")),
+            (1, targets(1, refused)),
+            (2, targets(0, refused)),
+            (3, targets(2, "")),
+            (9, targets(2, "")),
+            (11, targets(2, "")),
+            (12, targets(1, "")),
+            (13, targets(2, "")),
+            (30, targets(2, "")),
+        ]);
+        let of = |second, what: &str| (second, format!("target shop:3000: {what}"));
+        assert_eq!(
+            told,
+            [of(1, "1 of 2 endpoints available: connection refused"), of(11, "2 of 2 endpoints available"),]
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_happens_to_many_at_once_is_told_of_some() {
+        let apps = |state| -> Generations {
+            let one = report(state, 0).get_min().unwrap().1.clone();
+            let key = |number| (AppName::parse(&format!("app-{number}")).unwrap(), GenerationId(7));
+            (0..2 * NOTES_MAX).map(|number| (key(number), one.clone())).collect()
+        };
+        let all = [ProbeState::Passing, ProbeState::Failing, ProbeState::Passing];
+        let reports: Vec<_> = [0, 1, 2].into_iter().zip(all.map(apps)).collect();
+        assert_eq!(told(&reports).len(), NOTES_MAX);
     }
 }

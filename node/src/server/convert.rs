@@ -1,10 +1,12 @@
 //! The only place where the API's protobuf meets our own types.
 
 mod balancer;
+mod event;
 mod fleet;
 mod raft;
 
 pub(crate) use balancer::*;
+pub(crate) use event::*;
 pub(crate) use fleet::*;
 pub(crate) use raft::*;
 

@@ -9,9 +9,12 @@ use std::{
 };
 
 use flotilla_api::v1::{self, fleet_client::FleetClient, fleet_server};
-use flotilla_raft_store::{ApplyApp, Change, Fleet, GenerationId, NodeId, Rejection, Reply, RequestId};
+use flotilla_raft_store::{
+    ApplyApp, Change, Fleet, GenerationId, NodeId, Rejection, Reply, RequestId, Timestamp,
+};
 use flotilla_spec::{AppName, AppSpec, Replicas};
 use futures_util::Stream;
+use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
 use super::{
@@ -25,6 +28,7 @@ use crate::{
         desired::{Endpoint, Services, State},
         export,
     },
+    clock,
     node::Shared,
     replica::Replica,
     rollout::placement::{self, Loads, Nodes},
@@ -236,6 +240,25 @@ impl fleet_server::Fleet for Service {
         Ok(Response::new(Box::pin(watch(replica, app, generation))))
     }
 
+    type WatchEventsStream = Pin<Box<dyn Stream<Item = Result<v1::EventsReply, Status>> + Send>>;
+
+    /// The leader knows first. Without one any node knows what it has applied.
+    async fn watch_events(
+        &self,
+        request: Request<v1::WatchEventsRequest>,
+    ) -> Result<Response<Self::WatchEventsStream>, Status> {
+        let replica = self.shared.replica()?;
+        if let Ok(Leader::Other(channel)) = forward::leader(&replica, &request) {
+            match client(channel).watch_events(forward::mark(copy(&request))).await {
+                // The leader died a moment ago.
+                Err(status) if unreachable(&status) => {}
+                stream => return Ok(Response::new(Box::pin(stream?.into_inner()))),
+            }
+        }
+        let events = Events::new(&replica, request.into_inner())?;
+        Ok(Response::new(Box::pin(futures_util::stream::unfold(Some(events), Events::next))))
+    }
+
     async fn put_balancer(&self, request: Request<v1::PutBalancerRequest>) -> Answer<v1::PutBalancerReply> {
         let (replica, request) = on_leader!(self, request, put_balancer);
         let balancer = request.balancer.ok_or_else(|| Status::invalid_argument("no balancer"))?;
@@ -392,6 +415,44 @@ impl Exports {
             Format::Unspecified | Format::Json => export::document(&told, services.index),
             Format::PrometheusSd => export::prometheus_sd(&self.replica.fleet()),
         })
+    }
+}
+
+/// What happened and, if it is followed, what happens.
+struct Events {
+    fleet: watch::Receiver<Arc<Fleet>>,
+    asked: convert::EventsAsked,
+    follow: bool,
+    is_first: bool,
+}
+
+impl Events {
+    fn new(replica: &Replica, request: v1::WatchEventsRequest) -> Result<Self, Status> {
+        let app = (!request.app.is_empty()).then(|| app_name(&request.app)).transpose()?;
+        let fleet = replica.fleet();
+        if let Some(app) = &app
+            && !fleet.events.iter().any(|event| event.app.as_ref() == Some(app))
+        {
+            existing(&fleet, app)?;
+        }
+        let since = request.since_ms.map_or(Timestamp(0), |ms| Timestamp(clock::now().0.saturating_sub(ms)));
+        let asked = convert::EventsAsked { app, after: request.after, since };
+        Ok(Self { fleet: replica.fleet.clone(), asked, follow: request.follow, is_first: true })
+    }
+
+    async fn next(this: Option<Self>) -> Option<(Result<v1::EventsReply, Status>, Option<Self>)> {
+        let mut this = this?;
+        loop {
+            let fleet = this.fleet.borrow_and_update().clone();
+            let reply = convert::events_to_pb(&fleet, &this.asked);
+            this.asked.after = this.asked.after.max(fleet.index);
+            if std::mem::take(&mut this.is_first) || !reply.events.is_empty() {
+                let again = this.follow;
+                return Some((Ok(reply), again.then_some(this)));
+            }
+            // Closed when the node ends.
+            this.fleet.changed().await.ok()?;
+        }
     }
 }
 

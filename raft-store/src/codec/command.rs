@@ -381,6 +381,8 @@ pub(super) mod wire {
     pub(crate) struct Advance {
         #[prost(message, repeated, tag = "1")]
         pub(crate) steps: Vec<NodeStep>,
+        #[prost(string, tag = "2")]
+        pub(crate) why: String,
     }
 
     #[derive(Clone, PartialEq, Message)]
@@ -871,11 +873,12 @@ fn coordinate(term: u64, transition: &Transition) -> wire::Coordinate {
             let taken = taken.iter().map(|port| u32::from(*port)).collect();
             (app, generation, Wire::ChoosePorts(wire::ChoosePorts { node: node.0, taken }))
         }
-        Transition::Advance { app, generation, steps } => (
+        Transition::Advance { app, generation, steps, why } => (
             app,
             generation,
             Wire::Advance(wire::Advance {
                 steps: steps.iter().map(|(node, step)| node_step(*node, step)).collect(),
+                why: why.clone(),
             }),
         ),
         Transition::Complete { app, generation } => (app, generation, Wire::Complete(empty)),
@@ -910,7 +913,7 @@ fn transition(coordinate: wire::Coordinate) -> Result<Transition, DecodeError> {
     Ok(match known(coordinate.transition, "a transition")? {
         wire::Transition::Advance(advance) => {
             let steps = advance.steps.into_iter().map(read_node_step).collect::<Result<_, _>>()?;
-            Transition::Advance { app: app?, generation, steps }
+            Transition::Advance { app: app?, generation, steps, why: advance.why }
         }
         wire::Transition::Complete(_) => Transition::Complete { app: app?, generation },
         wire::Transition::RollBack(why) => Transition::RollBack { app: app?, generation, reason: why.reason },

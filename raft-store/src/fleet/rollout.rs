@@ -168,6 +168,7 @@ impl Fleet {
         app: &AppName,
         generation: GenerationId,
         steps: &[(NodeId, Step)],
+        why: &str,
     ) -> Result<(), Rejection> {
         let mut rollout = Rollout::clone(self.rollout_in(RolloutState::Progressing, app, generation)?);
         for (node, to) in steps {
@@ -185,6 +186,12 @@ impl Fleet {
             }
             step.clone_from(to);
         }
+        // A first generation takes everything everywhere: that it serves is told when it does.
+        if rollout.from.is_some()
+            && let Some(moved) = self.moved(steps, why)
+        {
+            self.record(at, Some(app), None, format!("generation {generation} {moved}"));
+        }
         self.rollouts.insert((app.clone(), generation), Arc::new(rollout));
         for (node, step) in steps {
             if let Some(percent) = step.share() {
@@ -196,6 +203,26 @@ impl Fleet {
             }
         }
         Ok(())
+    }
+
+    /// Shares that begin, and bakes that are over, in words. `None`: neither.
+    fn moved(&self, steps: &[(NodeId, Step)], why: &str) -> Option<String> {
+        let mut shares: BTreeMap<u8, Vec<String>> = BTreeMap::new();
+        let mut done = Vec::new();
+        for (node, step) in steps {
+            match step {
+                Step::Shifting { percent, .. } => {
+                    shares.entry(*percent).or_default().push(self.node_name(*node));
+                }
+                Step::Done => done.push(self.node_name(*node)),
+                Step::Preparing { .. } | Step::Ready | Step::Monitoring { .. } | Step::Failed { .. } => {}
+            }
+        }
+        let shares = shares.iter().map(|(percent, on)| format!("takes {percent} % on {}", on.join(", ")));
+        let done = (!done.is_empty()).then(|| format!("is done on {}", done.join(", ")));
+        let moved: Vec<String> = shares.chain(done).collect();
+        let because = if why.is_empty() { String::new() } else { format!(" ({why})") };
+        (!moved.is_empty()).then(|| format!("{}{because}", moved.join("; ")))
     }
 
     pub(super) fn complete(
@@ -409,6 +436,7 @@ impl Fleet {
         let Some((generation, rollout)) = self.newest_rollout(app) else { return };
         if !rollout.state.is_finished() {
             self.finish(app, generation, RolloutState::Superseded);
+            self.record(at, Some(app), None, format!("the rollout of generation {generation} is superseded"));
         }
         let serving = self.apps.get(app).and_then(|record| record.serving);
         for other in self.generation_ids(app) {

@@ -174,7 +174,7 @@ fn arbitrary_transition() -> impl Strategy<Value = Transition> {
     let about =
         (arbitrary_app(), arbitrary_generation(), arbitrary_node(), ".{0,5}", arbitrary_desired(), steps);
     (0..13_u8, about).prop_map(|(kind, (app, generation, node, reason, desired, steps))| match kind {
-        0 => Transition::Advance { app, generation, steps },
+        0 => Transition::Advance { app, generation, steps, why: reason },
         1 => Transition::Complete { app, generation },
         2 | 11 | 12 => Transition::RollBack { app, generation, reason },
         3 => Transition::RolledBack { app, generation, missing: reason },
@@ -317,10 +317,10 @@ fn fit_transition(fleet: &Fleet, transition: &Transition, second: usize, third: 
     let serving = fleet.apps.iter().filter_map(|(name, app)| Some((name.clone(), app.serving?)));
     let serving = pick(serving.collect());
     match (transition.clone(), rollout, serving, assigned) {
-        (Transition::Advance { steps, .. }, Some((app, generation)), _, _) => {
+        (Transition::Advance { steps, why, .. }, Some((app, generation)), _, _) => {
             let nodes: Vec<_> = fleet.rollouts[&(app.clone(), generation)].steps.keys().copied().collect();
             let steps = nodes.into_iter().zip(steps).map(|(node, (_, step))| (node, step)).collect();
-            Transition::Advance { app, generation, steps }
+            Transition::Advance { app, generation, steps, why }
         }
         (Transition::Complete { .. }, Some((app, generation)), _, _) => {
             Transition::Complete { app, generation }

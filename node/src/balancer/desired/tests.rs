@@ -70,7 +70,8 @@ impl Story {
 
     fn shift(&mut self, generation: GenerationId, nodes: &[NodeId]) {
         let steps = nodes.iter().map(|node| (*node, flotilla_raft_store::Step::Done)).collect();
-        self.coordinate(flotilla_raft_store::Transition::Advance { app: app("web"), generation, steps });
+        let (app, why) = (app("web"), String::new());
+        self.coordinate(flotilla_raft_store::Transition::Advance { app, generation, steps, why });
     }
 
     fn coordinate(&mut self, transition: flotilla_raft_store::Transition) {

@@ -207,7 +207,7 @@ impl Town {
         let (app, generation) = (spec.name, apps[0].generation);
         let steps = placed.iter().map(|node| (*node, Step::Done)).collect();
         for transition in [
-            Transition::Advance { app: app.clone(), generation, steps },
+            Transition::Advance { app: app.clone(), generation, steps, why: String::new() },
             Transition::Complete { app, generation },
         ] {
             apply(Change::Coordinate { term, transition });

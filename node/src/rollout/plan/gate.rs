@@ -73,6 +73,23 @@ pub(super) fn judge(policy: &AbortOn, window: &Window, from: GenerationId) -> Ve
     Verdict::AsWell
 }
 
+/// What the gate looked at, for the events: every way of going wrong together.
+pub(super) fn saw(window: &Window, from: GenerationId) -> String {
+    let failed = |tally: &Tally| tally.errors + tally.unreached + tally.resets;
+    let of = |tally: &Tally| percent(failed(tally), tally.requests);
+    match (window.new.requests, window.old.requests) {
+        (0, _) => "no request came".to_owned(),
+        (new, 0) => format!("{} of {new} requests failed", of(&window.new)),
+        (new, old) => {
+            format!(
+                "{} of {new} requests failed; with generation {from} {} of {old}",
+                of(&window.new),
+                of(&window.old)
+            )
+        }
+    }
+}
+
 /// In whole numbers: `bad / n > error_percent + before / all`.
 fn exceeds(policy: &AbortOn, bad: u64, requests: u64, before: u64, before_of: u64) -> bool {
     let n = u128::from(requests.max(policy.min_requests.into()));

@@ -25,8 +25,11 @@ const READY_UNWRITTEN: Duration = Duration::from_millis(250);
 /// What comes next on one node.
 enum Next {
     Step(Step),
-    /// Has baked with this share, and the gate lets it on.
-    Passed(u8),
+    /// Has baked with this share, and the gate lets it on; what it saw, if it was asked.
+    Passed {
+        percent: u8,
+        saw: Option<String>,
+    },
     /// May shift when the others let it.
     Shift,
     Wait(Why),
@@ -56,10 +59,14 @@ pub(super) fn progress(
     let mut failures = Vec::new();
     let mut may_shift = Vec::new();
     let mut passed = Vec::new();
+    let mut saw = Vec::new();
     for (&node, step) in &rollout.steps {
         match forward.next(node, step) {
             Next::Step(step) => moves.push((node, step)),
-            Next::Passed(percent) => passed.push((node, percent)),
+            Next::Passed { percent, saw: of_node } => {
+                passed.push((node, percent));
+                saw.extend(of_node.map(|what| (node, what)));
+            }
             Next::Shift => may_shift.push(node),
             Next::Wait(why) => waits.push((node, why)),
             Next::Fail(reason) => failures.push((node, reason)),
@@ -75,7 +82,8 @@ pub(super) fn progress(
     moves.sort_by_key(|(node, _)| *node);
     waits.sort_by_key(|(node, _)| *node);
     if !moves.is_empty() {
-        plan.commands.push(Transition::Advance { app: view.name.clone(), generation, steps: moves });
+        let why = forward.why(&moves, saw);
+        plan.commands.push(Transition::Advance { app: view.name.clone(), generation, steps: moves, why });
     } else if forward.is_complete() {
         plan.commands.push(Transition::Complete { app: view.name.clone(), generation });
     } else if rollout.steps.is_empty() {
@@ -142,7 +150,7 @@ impl Forward<'_> {
             Step::Shifting { .. } if serves && self.rollout.from.is_none() => Next::Step(Step::Done),
             // With nothing to bake there is no need to write down that it begins.
             Step::Shifting { percent, .. } if has(*percent) && well && !self.bakes() => {
-                Next::Passed(*percent)
+                Next::Passed { percent: *percent, saw: None }
             }
             Step::Shifting { percent, .. } if has(*percent) => {
                 Next::Step(Step::Monitoring { since: now, percent: *percent })
@@ -187,7 +195,9 @@ impl Forward<'_> {
     /// A bake lasts as long as this leader has watched it: what nobody has seen promotes nothing. While
     /// too few requests came it is extended, but not for an app that nobody asks anything.
     fn bake(&self, node: NodeId, since: Timestamp, percent: u8) -> Next {
-        let Some(from) = self.rollout.from.filter(|_| self.bakes()) else { return Next::Passed(percent) };
+        let Some(from) = self.rollout.from.filter(|_| self.bakes()) else {
+            return Next::Passed { percent, saw: None };
+        };
         let policy = &self.record.spec.rollout;
         let of = policy.min_healthy;
         let window = self.view.observed.windows.get(&(self.view.name.clone(), node));
@@ -204,8 +214,19 @@ impl Forward<'_> {
                 let left = (of * BAKES_MAX).saturating_sub(baked);
                 Next::Wait(Why::Gate { sampled, of: needed, left })
             }
-            Some(Verdict::TooFew { .. } | Verdict::AsWell) | None => Next::Passed(percent),
+            Some(Verdict::TooFew { .. } | Verdict::AsWell) | None => {
+                let saw = window.map(|window| format!("at {percent} %: {}", gate::saw(window, from)));
+                Next::Passed { percent, saw }
+            }
         }
+    }
+
+    /// What the gate saw of the nodes that it lets on now.
+    fn why(&self, moves: &[(NodeId, Step)], saw: Vec<(NodeId, String)>) -> String {
+        let goes_on = |node: &NodeId| moves.iter().any(|(moved, _)| moved == node);
+        let told = saw.into_iter().filter(|(node, _)| goes_on(node));
+        let told = told.map(|(node, saw)| format!("{} {saw}", self.view.fleet.node_name(node)));
+        told.collect::<Vec<_>>().join("; ")
     }
 
     /// The next share of nodes that have passed one. Those that move together wait for each other.
@@ -457,7 +478,7 @@ impl Forward<'_> {
             .collect();
         if !steps.is_empty() {
             let (app, generation) = (self.view.name.clone(), self.generation);
-            plan.commands.push(Transition::Advance { app, generation, steps });
+            plan.commands.push(Transition::Advance { app, generation, steps, why: String::new() });
         }
         self.turn_back(told.join("; "), plan);
     }

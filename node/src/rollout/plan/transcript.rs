@@ -396,7 +396,7 @@ impl Story {
     fn tell(&self, command: &Transition) -> String {
         let name = |node: &NodeId| self.log.fleet.node_name(*node);
         match command {
-            Transition::Advance { generation, steps, .. } => {
+            Transition::Advance { generation, steps, why, .. } => {
                 let steps = steps.iter().map(|(node, step)| {
                     let step = match step {
                         Step::Preparing { .. } => "preparing".to_owned(),
@@ -410,7 +410,8 @@ impl Story {
                     };
                     format!("{} {step}", name(node))
                 });
-                format!("advance {generation}: {}", steps.collect::<Vec<_>>().join(", "))
+                let because = if why.is_empty() { String::new() } else { format!(" ({why})") };
+                format!("advance {generation}: {}{because}", steps.collect::<Vec<_>>().join(", "))
             }
             Transition::Complete { generation, .. } => format!("complete {generation}"),
             Transition::RollBack { generation, reason, .. } => format!("roll back {generation}: {reason}"),
