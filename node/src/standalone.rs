@@ -99,3 +99,6 @@ impl Standalone {
         let _absent = self.proxy.remove(name.as_str(), generation.0, cut_after);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -279,7 +279,7 @@ pub struct UpstreamTls {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TargetConfig {
-    /// `host:port`, `1.2.3.4:port`, `[::1]:port`.
+    /// `host:port`, `1.2.3.4:port`, `[::1]:port`, `srv:_service._proto.name`, `unix:/path`.
     pub address: String,
     pub weight: u32,
     /// Where it stands; compared with [`ProxyConfig::zone`].

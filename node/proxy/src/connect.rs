@@ -3,16 +3,19 @@
 use std::{
     io,
     net::SocketAddr,
+    path::Path,
     rc::Rc,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::{io::Interest, net::TcpStream, time::Instant};
 use tokio_rustls::TlsConnector;
 
 use crate::{
+    address::Address,
     clock::{Clock, Expired, Timer},
     generation::{LocalPool, LocalServing, Unchosen, View},
     metrics::AppCells,
@@ -22,6 +25,9 @@ use crate::{
     upstream::Endpoint,
     worker::Worker,
 };
+
+/// Between two looks whether a socket file takes connections again.
+const FULL_PAUSE: Duration = Duration::from_millis(10);
 
 /// Why nothing was reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,7 +143,7 @@ impl<'a> Attempts<'a> {
     }
 
     /// Chooses none of these, which others ask.
-    pub(crate) fn avoid(&mut self, addresses: &[SocketAddr]) {
+    pub(crate) fn avoid(&mut self, addresses: &[Address]) {
         let endpoints = (0_u32..).zip(&self.view.set.endpoints);
         let met = endpoints.filter(|(_, one)| addresses.contains(&one.address));
         self.tried.extend(met.map(|(index, _)| index));
@@ -303,7 +309,10 @@ async fn connect(
 }
 
 async fn dial(endpoint: &LocalEndpoint, options: Options) -> io::Result<Stream> {
-    let stream = dial_tcp(endpoint, options).await?;
+    let stream = match &endpoint.address {
+        Address::Inet(address) => dial_tcp(*address, endpoint, options).await?,
+        Address::Unix(path) => Box::pin(dial_file(path)).await?,
+    };
     let Some(transport) = &endpoint.settings.transport else { return Ok(Stream::Plain(stream)) };
     let tls = transport.tls(&endpoint.target).map_err(io::Error::other)?;
     let Some((config, name)) = tls else { return Ok(Stream::Plain(stream)) };
@@ -312,15 +321,15 @@ async fn dial(endpoint: &LocalEndpoint, options: Options) -> io::Result<Stream> 
     Ok(Stream::Tls(Box::new(stream.into())))
 }
 
-async fn dial_tcp(endpoint: &LocalEndpoint, options: Options) -> io::Result<TcpStream> {
-    let socket = open(Domain::for_address(endpoint.address))?;
+async fn dial_tcp(address: SocketAddr, endpoint: &LocalEndpoint, options: Options) -> io::Result<TcpStream> {
+    let socket = open(Domain::for_address(address), Some(Protocol::TCP))?;
     if options == Options::Now {
         socket.set_tcp_nodelay(true)?;
-        if let Some(keepalive) = &endpoint.settings.keepalive() {
+        if let Some(keepalive) = &endpoint.keepalive() {
             socket.set_tcp_keepalive(keepalive)?;
         }
     }
-    let begun = socket.connect(&endpoint.address.into());
+    let begun = socket.connect(&address.into());
     if let Err(error) = begun
         && error.raw_os_error() != Some(libc::EINPROGRESS)
     {
@@ -338,14 +347,31 @@ async fn dial_tcp(endpoint: &LocalEndpoint, options: Options) -> io::Result<TcpS
     Ok(stream)
 }
 
+/// The same for a socket file. The connection is there at once, unless as many wait to be accepted as may: then
+/// connect(2) says `EAGAIN`, nobody tells when there is room, and it is asked again until the caller gives up.
+///
+/// What carries it is a `TcpStream` as well: but for names and options, which are never asked of it, everything done
+/// with one is recv(2), send(2), shutdown(2), splice(2) and epoll(7), which are the same for both.
+pub(crate) async fn dial_file(path: &Path) -> io::Result<TcpStream> {
+    let address = SockAddr::unix(path)?;
+    loop {
+        let socket = open(Domain::UNIX, None)?;
+        match socket.connect(&address) {
+            Ok(()) => return TcpStream::from_std(socket.into()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => tokio::time::sleep(FULL_PAUSE).await,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 #[cfg(target_os = "linux")]
-fn open(domain: Domain) -> io::Result<Socket> {
-    Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))
+fn open(domain: Domain, protocol: Option<Protocol>) -> io::Result<Socket> {
+    Socket::new(domain, Type::STREAM.nonblocking(), protocol)
 }
 
 #[cfg(not(target_os = "linux"))]
-fn open(domain: Domain) -> io::Result<Socket> {
-    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+fn open(domain: Domain, protocol: Option<Protocol>) -> io::Result<Socket> {
+    let socket = Socket::new(domain, Type::STREAM, protocol)?;
     socket.set_nonblocking(true)?;
     Ok(socket)
 }

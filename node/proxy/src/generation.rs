@@ -258,7 +258,7 @@ impl LocalPool {
             let endpoints = set.endpoints.iter().map(local).collect();
             let counts = match &self.bounds {
                 None => Vec::new(),
-                Some(bounds) => set.endpoints.iter().map(|one| bounds.room.count(one.address)).collect(),
+                Some(bounds) => set.endpoints.iter().map(|one| bounds.room.count(&one.address)).collect(),
             };
             *view = Rc::new(View { set: Arc::clone(&set), endpoints, counts });
         }

@@ -9,6 +9,7 @@
 //! It knows nothing of clusters, and never waits for anybody but clients and targets.
 
 mod access;
+mod address;
 mod admission;
 mod buffers;
 mod client_hello;
@@ -47,6 +48,7 @@ pub mod upstream;
 mod watchdog;
 mod worker;
 
+pub use address::Address;
 pub use config::{AppConfig, ProxyConfig};
 pub use control::{
     Compiled, DoorError, Drift, DriftKind, GenerationStatus, Phase, PortState, PortStatus, PrepareError,

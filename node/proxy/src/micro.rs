@@ -131,7 +131,7 @@ pub fn pool() -> Step {
     let cells = registry.add(AppCells::new(&app, metrics::Counter::noop()));
     let load = registry.add(TargetCells::new(&app, &Arc::from("a")));
     let endpoint = LocalEndpoint::new(
-        address(1),
+        address(1).into(),
         Settings::of(&PoolConfig::default(), None),
         cells.clone(),
         load,

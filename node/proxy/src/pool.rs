@@ -6,7 +6,6 @@
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
-    net::SocketAddr,
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -17,6 +16,7 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 
 use crate::{
+    address::Address,
     clock::millis,
     config::{PoolConfig, TcpKeepalive, UpstreamProtocol},
     http::{h2::link::LinkIo, link::Link},
@@ -29,19 +29,19 @@ use crate::{
 
 /// The endpoints of one app. Several of the same address exist while settings change.
 #[derive(Default)]
-pub(crate) struct Endpoints(HashMap<SocketAddr, Vec<Rc<LocalEndpoint>>>);
+pub(crate) struct Endpoints(HashMap<Address, Vec<Rc<LocalEndpoint>>>);
 
 /// Sweeps an endpoint that no generation names is kept for. A shift lets go of the old generation
 /// before it takes up the new one, and the connections shall outlive that.
 const UNUSED_SWEEPS_MAX: u32 = 10;
 
 impl Endpoints {
-    pub(crate) fn find(&self, address: SocketAddr, settings: &Settings) -> Option<Rc<LocalEndpoint>> {
-        self.0.get(&address)?.iter().find(|known| known.settings == *settings).cloned()
+    pub(crate) fn find(&self, address: &Address, settings: &Settings) -> Option<Rc<LocalEndpoint>> {
+        self.0.get(address)?.iter().find(|known| known.settings == *settings).cloned()
     }
 
     pub(crate) fn add(&mut self, endpoint: &Rc<LocalEndpoint>) {
-        self.0.entry(endpoint.address).or_default().push(Rc::clone(endpoint));
+        self.0.entry(endpoint.address.clone()).or_default().push(Rc::clone(endpoint));
     }
 
     /// Closes what has been idle for too long, and forgets endpoints nobody uses.
@@ -81,15 +81,10 @@ impl Settings {
             keepalive: config.tcp_keepalive.clone(),
         }
     }
-
-    /// For the socket; `None` = off.
-    pub(crate) fn keepalive(&self) -> Option<socket2::TcpKeepalive> {
-        self.keepalive.of_socket()
-    }
 }
 
 pub(crate) struct LocalEndpoint {
-    pub(crate) address: SocketAddr,
+    pub(crate) address: Address,
     pub(crate) settings: Settings,
     pub(crate) cells: Rc<AppCells>,
     load: Rc<TargetCells>,
@@ -117,7 +112,7 @@ struct Idle {
 
 impl LocalEndpoint {
     pub(crate) fn new(
-        address: SocketAddr,
+        address: Address,
         settings: Settings,
         cells: Rc<AppCells>,
         load: Rc<TargetCells>,
@@ -136,6 +131,14 @@ impl LocalEndpoint {
             target,
             shared: RefCell::default(),
             shared_since: Cell::new(0),
+        }
+    }
+
+    /// For its sockets; `None` = off, or there is no network in between.
+    pub(crate) fn keepalive(&self) -> Option<socket2::TcpKeepalive> {
+        match self.address {
+            Address::Inet(_) => self.settings.keepalive.of_socket(),
+            Address::Unix(_) => None,
         }
     }
 
@@ -274,7 +277,7 @@ mod tests {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let settings = Settings::of(&PoolConfig { max_idle: 2, ..PoolConfig::default() }, None);
-        let endpoint = LocalEndpoint::new(address, settings, Rc::clone(&cells), load, "a:1".into());
+        let endpoint = LocalEndpoint::new(address.into(), settings, Rc::clone(&cells), load, "a:1".into());
         let mut peers = Vec::new();
         for _ in 0..5 {
             endpoint.put(Link::new(TcpStream::connect(address).await.unwrap().into(), &cells), 0);

@@ -8,7 +8,6 @@
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     future::poll_fn,
-    net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering::SeqCst},
@@ -16,7 +15,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use crate::config::Limits;
+use crate::{address::Address, config::Limits};
 
 /// What one app has in flight, over all its generations.
 #[derive(Default)]
@@ -33,7 +32,7 @@ pub(crate) struct Room {
 #[derive(Default)]
 pub(crate) struct PoolRoom {
     pub(crate) line: Arc<Line>,
-    addresses: Mutex<HashMap<SocketAddr, Weak<Count>>>,
+    addresses: Mutex<HashMap<Address, Weak<Count>>>,
 }
 
 /// So many are there.
@@ -91,14 +90,14 @@ impl Room {
 }
 
 impl PoolRoom {
-    pub(crate) fn count(&self, address: SocketAddr) -> Arc<Count> {
+    pub(crate) fn count(&self, address: &Address) -> Arc<Count> {
         let mut addresses = lock(&self.addresses);
-        if let Some(known) = addresses.get(&address).and_then(Weak::upgrade) {
+        if let Some(known) = addresses.get(address).and_then(Weak::upgrade) {
             return known;
         }
         addresses.retain(|_, count| count.strong_count() > 0);
         let fresh = Arc::new(Count { now: AtomicUsize::new(0), line: Arc::clone(&self.line) });
-        addresses.insert(address, Arc::downgrade(&fresh));
+        addresses.insert(address.clone(), Arc::downgrade(&fresh));
         fresh
     }
 }

@@ -72,8 +72,8 @@ mod tests {
     /// each endpoint `+` available, `-` not, `.` not checked yet.
     #[track_caller]
     fn check(targets: &str, expected: bool) {
-        let endpoint =
-            |available| EndpointStatus { address: ([127, 0, 0, 1], 1).into(), available, last_error: None };
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+        let endpoint = |available| EndpointStatus { address: address.into(), available, last_error: None };
         let target = |word: &str| {
             let mut status = TargetStatus {
                 pool: word[..1].to_owned(),

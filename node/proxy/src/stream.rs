@@ -12,7 +12,8 @@ use tokio::{
 };
 use tokio_rustls::TlsStream;
 
-/// Both kinds are boxed apart, so that a plain one stays small.
+/// Both kinds are boxed apart, so that a plain one stays small. Those to a socket file are of the same type, see
+/// [`crate::connect`].
 pub(crate) enum Stream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),

@@ -23,6 +23,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::{io::Interest, net::TcpStream};
 
 use crate::{
+    address::Address,
     clock::{Expired, NEVER, Timer},
     connect::{Attempts, Chosen, NoRoom, Outcome, Unreachable},
     edge::Client,
@@ -80,15 +81,17 @@ pub(crate) fn serve(
         admitted.reached();
         let header = session.send_proxy.map(|version| proxy_header(&worker, version, &client, None));
         let first = [header.unwrap_or_default(), Bytes::new()];
-        let keepalive = session.in_flight.0.settings.keepalive();
+        let endpoint = &session.in_flight.0;
+        let late = Late { keepalive: endpoint.keepalive() };
+        // A socket file knows neither of the options.
+        let late = matches!(endpoint.address, Address::Inet(_)).then_some(late);
         let end = match session.upstream {
             Stream::Plain(upstream) => {
                 let streams = Streams { client, upstream };
-                let late = Some(Late { keepalive });
                 carry(&worker, &timer, &streams, session.idle, &session.cells, first, late).await
             }
             upstream @ Stream::Tls(_) => {
-                Late { keepalive }.set(upstream.tcp());
+                late.iter().for_each(|late| late.set(upstream.tcp()));
                 let (client, idle) = (client.into(), session.idle);
                 Box::pin(relay::join(&worker, &timer, client, upstream, idle, &session.cells, first)).await
             }
@@ -118,7 +121,7 @@ pub(crate) async fn serve_known(
             }
         };
     let Session { upstream, idle, cells, send_proxy, in_flight, _pin, _active } = session;
-    Late { keepalive: in_flight.0.settings.keepalive() }.set(upstream.tcp());
+    Late { keepalive: in_flight.0.keepalive() }.set(upstream.tcp());
     let to_upstream = match send_proxy {
         None => read.clone(),
         Some(version) => {

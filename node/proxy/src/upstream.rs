@@ -6,7 +6,6 @@
 
 use std::{
     any::Any,
-    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -17,7 +16,7 @@ use arc_swap::ArcSwap;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{balance::Layout, keeper::Keeper, record::Record, resolve::Resolver, select::Selection};
-use crate::{config::PoolConfig, tls::upstream::Transport};
+use crate::{address::Address, config::PoolConfig, tls::upstream::Transport};
 
 pub mod balance;
 mod breaker;
@@ -54,7 +53,7 @@ pub struct EndpointSet {
 
 #[derive(Clone, Debug)]
 pub struct Endpoint {
-    pub address: SocketAddr,
+    pub address: Address,
     /// The target as the user wrote it; a metric label.
     pub target: Arc<str>,
     /// Share of the traffic against the others; 0 takes none.
@@ -68,8 +67,8 @@ pub struct Endpoint {
 impl PartialEq for Endpoint {
     fn eq(&self, other: &Self) -> bool {
         let Self { address, target, weight, record, is_on_trial } = self;
-        (*address, target, *weight, *is_on_trial)
-            == (other.address, &other.target, other.weight, other.is_on_trial)
+        (address, target, *weight, *is_on_trial)
+            == (&other.address, &other.target, other.weight, other.is_on_trial)
             && record.as_ref().map(Arc::as_ptr) == other.record.as_ref().map(Arc::as_ptr)
     }
 }
@@ -124,8 +123,8 @@ impl EndpointSet {
 }
 
 impl Endpoint {
-    pub fn new(address: SocketAddr, target: impl Into<Arc<str>>, weight: u32) -> Self {
-        Self { address, target: target.into(), weight, record: None, is_on_trial: false }
+    pub fn new(address: impl Into<Address>, target: impl Into<Arc<str>>, weight: u32) -> Self {
+        Self { address: address.into(), target: target.into(), weight, record: None, is_on_trial: false }
     }
 
     /// The same on every node, for strategies that hash.
@@ -155,7 +154,7 @@ pub enum Resolution {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointStatus {
-    pub address: SocketAddr,
+    pub address: Address,
     /// `None` until the first check is back.
     pub available: Option<bool>,
     /// Why the last check failed; `None` after one that passed.

@@ -297,12 +297,12 @@ impl Worker {
         let settings = Settings::of(config, transport);
         let mut table = self.endpoints.borrow_mut();
         let endpoints = table.entry(Arc::clone(app)).or_default();
-        if let Some(known) = endpoints.find(endpoint.address, &settings) {
+        if let Some(known) = endpoints.find(&endpoint.address, &settings) {
             return known;
         }
         let load = self.registry.add(TargetCells::new(app, &endpoint.target));
         let fresh = Rc::new(LocalEndpoint::new(
-            endpoint.address,
+            endpoint.address.clone(),
             settings,
             self.app_cells(app),
             load,

@@ -467,6 +467,8 @@ mod tests {
 
     #[test]
     fn readiness_needs_names_resolved_and_enough_healthy_targets() {
+        use std::net::SocketAddr;
+
         use flotilla_proxy::{EndpointStatus, Resolution as R};
         let target = |name: &str, resolution: R, available: &[Option<bool>]| TargetStatus {
             pool: "default".to_owned(),
@@ -475,7 +477,7 @@ mod tests {
             endpoints: available
                 .iter()
                 .map(|&available| EndpointStatus {
-                    address: "127.0.0.1:1".parse().unwrap(),
+                    address: SocketAddr::from(([127, 0, 0, 1], 1)).into(),
                     available,
                     last_error: (available == Some(false)).then(|| "connection refused".to_owned()),
                 })

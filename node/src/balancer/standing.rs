@@ -71,7 +71,8 @@ mod tests {
     const ME: NodeId = NodeId(1);
 
     fn running(phase: Phase, available: Option<bool>) -> GenerationStatus {
-        let endpoint = EndpointStatus { address: ([10, 0, 0, 1], 80).into(), available, last_error: None };
+        let address = std::net::SocketAddr::from(([10, 0, 0, 1], 80)).into();
+        let endpoint = EndpointStatus { address, available, last_error: None };
         GenerationStatus {
             app: Arc::from("web"),
             generation: 7,

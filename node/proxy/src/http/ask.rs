@@ -177,7 +177,7 @@ pub(crate) async fn ask<F: Front>(
         }
     };
     if let Some(met) = question.met {
-        met.borrow_mut().push(chosen.in_flight.0.address);
+        met.borrow_mut().push(chosen.in_flight.0.address.clone());
     }
     let mut pooled = poll_fn(|cx| Poll::Ready(chosen.in_flight.0.take(cx))).await;
     let mut is_retry = false;

@@ -4,7 +4,7 @@
 //! Only what may be asked twice and has no body, only until there is a head of a response, of which nothing has gone to
 //! the client then, and only as far as the budget of retries goes.
 
-use std::{cell::RefCell, future::poll_fn, net::SocketAddr, pin::Pin, task::Poll, time::Duration};
+use std::{cell::RefCell, future::poll_fn, pin::Pin, task::Poll, time::Duration};
 
 use super::{
     ask::{Answered, Front, Question, ask},
@@ -14,10 +14,12 @@ use super::{
     own::Own,
     refusal::Refusal,
 };
-use crate::{clock::Expired, config::HedgeConfig, generation::LocalServing, worker::Worker};
+use crate::{
+    address::Address, clock::Expired, config::HedgeConfig, generation::LocalServing, worker::Worker,
+};
 
 /// Who was asked already, by all legs of a request.
-pub(crate) type Met = RefCell<Vec<SocketAddr>>;
+pub(crate) type Met = RefCell<Vec<Address>>;
 
 type Leg<'a> = Pin<Box<dyn Future<Output = (Result<Answered, Refusal>, Head)> + 'a>>;
 

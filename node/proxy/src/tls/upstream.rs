@@ -12,6 +12,7 @@ use super::{
     provider,
 };
 use crate::{
+    address,
     config::{CertificateSource, PoolConfig, TlsConfig, UpstreamProtocol, UpstreamTls},
     metrics,
 };
@@ -98,6 +99,9 @@ impl Transport {
         let Some(config) = &self.tls else { return Ok(None) };
         let name = match &self.server_name {
             Some(name) => name.clone(),
+            None if address::is_file(target) => {
+                return Err(format!("`{target}` has no name to expect in a certificate: set `server_name`"));
+            }
             None => {
                 let host = target.rsplit_once(':').map_or(target, |(host, _)| host);
                 server_name(host.trim_start_matches('[').trim_end_matches(']'))?

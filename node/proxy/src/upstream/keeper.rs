@@ -30,6 +30,7 @@ use super::{
     select::{self, Candidate, Selection},
 };
 use crate::{
+    address::{self, Address},
     config::{CheckConfig, CheckKind, PoolConfig, ProxyVersion, ResolveMode, TargetConfig, UpstreamProtocol},
     metrics,
     tls::upstream::Transport,
@@ -59,11 +60,11 @@ pub(super) struct Keeper {
     ejected: usize,
     targets: Vec<Target>,
     /// By address: targets may share an endpoint, which is still checked and chosen once.
-    members: BTreeMap<SocketAddr, Member>,
+    members: BTreeMap<Address, Member>,
     /// When to check whom next. Every checked member is either here or in `checking`.
-    due: BTreeSet<(Instant, SocketAddr)>,
+    due: BTreeSet<(Instant, Address)>,
     /// Whose check is under way. An endpoint may leave and come back meanwhile; it is still checked once.
-    checking: HashSet<SocketAddr>,
+    checking: HashSet<Address>,
     random: RandomState,
     /// What the workers choose from now.
     published: Option<Selection>,
@@ -86,9 +87,9 @@ struct Target {
 }
 
 /// One address that a target stands for, and its part there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Spot {
-    address: SocketAddr,
+    address: Address,
     /// Only the lowest that has somebody fit is used.
     priority: u16,
     weight: u32,
@@ -169,7 +170,7 @@ impl Keeper {
             {
                 checks.push(check(address, probe));
             }
-            let due = self.due.first().filter(|_| checks.len() < CHECKS_PER_UPSTREAM_MAX).map(|&(at, _)| at);
+            let due = self.due.first().filter(|_| checks.len() < CHECKS_PER_UPSTREAM_MAX).map(|(at, _)| *at);
             let due = due.into_iter().chain(self.next_start()).chain(self.next_look()).min();
             let timer = async { tokio::time::sleep_until(due.unwrap_or_else(Instant::now)).await };
             // All are cancel-safe: a token, two sets that keep what is unfinished, a notice and a timer.
@@ -204,13 +205,13 @@ impl Keeper {
         let mut before = std::mem::take(&mut self.members);
         let is_checked = self.is_checked();
         for target in &self.targets {
-            for &Spot { address, .. } in &target.spots {
-                self.members.entry(address).or_insert_with(|| {
-                    if let Some(member) = before.remove(&address) {
+            for Spot { address, .. } in &target.spots {
+                self.members.entry(address.clone()).or_insert_with(|| {
+                    if let Some(member) = before.remove(address) {
                         return member;
                     }
-                    if is_checked && !self.checking.contains(&address) {
-                        self.due.insert((Instant::now(), address));
+                    if is_checked && !self.checking.contains(address) {
+                        self.due.insert((Instant::now(), address.clone()));
                     }
                     Member {
                         health: if is_checked { Health::default() } else { Health::unchecked() },
@@ -229,13 +230,16 @@ impl Keeper {
     }
 
     /// The check that is due now, if any.
-    fn next_check(&mut self) -> Option<(SocketAddr, Probe)> {
-        let &(_, address) = self.due.first().filter(|(at, _)| *at <= Instant::now())?;
-        self.due.pop_first();
-        self.checking.insert(address);
+    fn next_check(&mut self) -> Option<(Address, Probe)> {
+        self.due.first().filter(|(at, _)| *at <= Instant::now())?;
+        let (_, address) = self.due.pop_first()?;
+        self.checking.insert(address.clone());
         let member = self.members.get(&address).expect("whoever is due is a member");
         let CheckConfig { kind, port, timeout, .. } = &self.check;
-        let probed = SocketAddr::new(address.ip(), port.unwrap_or(address.port()));
+        let probed = match &address {
+            Address::Inet(of) => SocketAddr::new(of.ip(), port.unwrap_or(of.port())).into(),
+            Address::Unix(_) => address.clone(),
+        };
         let host = member.host.clone();
         Some((
             address,
@@ -304,7 +308,7 @@ impl Keeper {
     }
 
     /// Whether the result changed anything that users see.
-    fn record(&mut self, address: SocketAddr, result: Result<(), String>) -> bool {
+    fn record(&mut self, address: Address, result: Result<(), String>) -> bool {
         self.checking.remove(&address);
         metrics::target_checked(&self.app, result.is_ok());
         // It may have left while its check was under way.
@@ -315,8 +319,9 @@ impl Keeper {
         if before != health.available() {
             *fit_since = Some(now);
         }
-        let random = self.random.hash_one((address, now));
-        self.due.insert((now + health::pause(self.check.interval, before.is_none(), random), address));
+        let random = self.random.hash_one((&address, now));
+        self.due
+            .insert((now + health::pause(self.check.interval, before.is_none(), random), address.clone()));
         let (app, pool) = (&self.app, &self.pool);
         match (before, health.available(), health.last_error()) {
             (before, after, _) if before == after => {}
@@ -397,11 +402,11 @@ impl Keeper {
         let mut candidates = Vec::with_capacity(self.members.len());
         for target in &self.targets {
             let lowest = self.lowest_priority(target);
-            for &Spot { address, priority, weight } in &target.spots {
+            for &Spot { ref address, priority, weight } in &target.spots {
                 if !seen.insert(address) {
                     continue;
                 }
-                let member = &self.members[&address];
+                let member = &self.members[address];
                 candidates.push(Candidate {
                     weight,
                     is_backup: target.is_backup || priority > lowest,
@@ -414,7 +419,7 @@ impl Keeper {
                 endpoints.push(Endpoint {
                     record: member.record.clone(),
                     is_on_trial: member.circuit.state.is_half_open(),
-                    ..Endpoint::new(address, target.written.clone(), weight)
+                    ..Endpoint::new(address.clone(), target.written.clone(), weight)
                 });
             }
         }
@@ -446,10 +451,10 @@ impl Keeper {
     }
 
     fn status(&self) -> Vec<TargetStatus> {
-        let endpoint = |address: &SocketAddr| {
+        let endpoint = |address: &Address| {
             let health = &self.members[address].health;
             let last_error = health.last_error().map(str::to_owned);
-            EndpointStatus { address: *address, available: health.available(), last_error }
+            EndpointStatus { address: address.clone(), available: health.available(), last_error }
         };
         let targets = self.targets.iter().map(|target| TargetStatus {
             pool: self.pool.clone(),
@@ -475,7 +480,9 @@ impl Target {
             is_backup: config.backup,
             is_near: zone.is_none_or(|zone| config.zone.as_deref() == Some(zone)),
             name: None,
-            resolution: Resolution::Failed("neither `host:port` nor `srv:_service._proto.name`".to_owned()),
+            resolution: Resolution::Failed(
+                "neither `host:port`, `unix:/path` nor `srv:_service._proto.name`".to_owned(),
+            ),
             spots: Vec::new(),
         };
         if let Some(service) = config.address.strip_prefix("srv:") {
@@ -487,12 +494,21 @@ impl Target {
             }
             return target;
         }
+        if address::is_file(&config.address) {
+            // What servers call themselves that are asked by nobody else; a check may name another.
+            target.host = "localhost".into();
+            if let Some(address) = Address::of_file(&config.address) {
+                target.resolution = Resolution::Resolved;
+                target.spots = vec![Spot { address, priority: 0, weight: config.weight }];
+            }
+            return target;
+        }
         let host_and_port = config.address.rsplit_once(':').and_then(|(h, p)| Some((h, p.parse().ok()?)));
         let Some((host, port)) = host_and_port else { return target };
         (target.host, target.port) = (host.into(), port);
-        if let Ok(address) = config.address.parse() {
+        if let Ok(address) = config.address.parse::<SocketAddr>() {
             target.resolution = Resolution::Resolved;
-            target.spots = vec![Spot { address, priority: 0, weight: config.weight }];
+            target.spots = vec![Spot { address: address.into(), priority: 0, weight: config.weight }];
         } else if !host.is_empty() && !host.contains([':', '[', ']']) {
             target.name = Some(watch(host, Kind::Host));
         }
@@ -503,7 +519,7 @@ impl Target {
     fn follow(&mut self, mode: ResolveMode) {
         let Some(name) = &mut self.name else { return };
         let known = name.borrow_and_update();
-        let current = self.spots.first().map(|spot| spot.address.ip());
+        let current = self.spots.first().and_then(|spot| spot.address.inet()).map(|address| address.ip());
         let chosen = resolve::choose(mode, &known.addresses, current);
         self.resolution = known.resolution.clone();
         self.spots = spots(&chosen, self.port, self.weight);
@@ -526,9 +542,9 @@ fn spots(found: &[Found], port: u16, weight: u32) -> Vec<Spot> {
         }
     };
     let spot = |found: &Found| match found.service {
-        None => Spot { address: SocketAddr::new(found.ip, port), priority: 0, weight },
+        None => Spot { address: SocketAddr::new(found.ip, port).into(), priority: 0, weight },
         Some(service) => Spot {
-            address: SocketAddr::new(found.ip, service.port),
+            address: SocketAddr::new(found.ip, service.port).into(),
             priority: service.priority,
             weight: share(service),
         },
@@ -557,7 +573,7 @@ pub(super) fn transport_of_checks(config: &PoolConfig) -> Option<Arc<Transport>>
     Transport::compile(&config, true).ok().flatten()
 }
 
-async fn check(address: SocketAddr, probe: Probe) -> (SocketAddr, Result<(), String>) {
+async fn check(address: Address, probe: Probe) -> (Address, Result<(), String>) {
     let _permit = CHECKS.acquire().await.expect("nobody closes it");
     (address, probe::run(&probe).await)
 }

@@ -2,7 +2,7 @@
 //!
 //! Knows nothing of earlier checks; what a series of results means is decided in `health`.
 
-use std::{error::Error, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{error::Error, io, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, header};
@@ -16,7 +16,9 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 use crate::{
+    address::Address,
     config::CheckKind,
+    connect::dial_file,
     grpc_health::grpc_health,
     proxy_protocol::{self, About, ProxyVersion},
     tls::upstream::Transport,
@@ -28,7 +30,7 @@ const USER_AGENT: &str = "flotilla-check";
 #[derive(Clone, Debug)]
 pub(super) struct Probe {
     pub(super) kind: CheckKind,
-    pub(super) address: SocketAddr,
+    pub(super) address: Address,
     /// The host of the target as the user wrote it, for the `Host` field of a check that names none.
     pub(super) host: Arc<str>,
     /// For all of it: connect, ask, answer.
@@ -50,7 +52,11 @@ async fn attempt(probe: &Probe) -> Result<(), String> {
     if probe.kind == CheckKind::None {
         return Ok(());
     }
-    let stream = TcpStream::connect(probe.address).await.map_err(|err| io_reason(&err))?;
+    let stream = match &probe.address {
+        Address::Inet(address) => TcpStream::connect(address).await,
+        Address::Unix(path) => dial_file(path).await,
+    };
+    let stream = stream.map_err(|err| io_reason(&err))?;
     // Checks come for as long as the endpoint lives. A reset at the end leaves no TIME_WAIT on either side, where an
     // orderly close would leave thousands. Nothing is lost: whatever was still under way was for us alone.
     stream.set_zero_linger().map_err(|err| io_reason(&err))?;
@@ -63,7 +69,7 @@ async fn attempt(probe: &Probe) -> Result<(), String> {
     match &probe.kind {
         CheckKind::None | CheckKind::Tcp => Ok(()),
         CheckKind::Http { path, host, expect } => {
-            let host = host.clone().unwrap_or_else(|| with_port(&probe.host, probe.address.port()));
+            let host = host.clone().unwrap_or_else(|| authority(probe));
             let status = match tls(probe)? {
                 None => ask(stream, path, &host).await?,
                 Some((config, name)) => {
@@ -75,7 +81,7 @@ async fn attempt(probe: &Probe) -> Result<(), String> {
             if fits { Ok(()) } else { Err(format!("status {status}")) }
         }
         CheckKind::Grpc { service } => {
-            let authority = with_port(&probe.host, probe.address.port());
+            let authority = authority(probe);
             match tls(probe)? {
                 None => grpc_health(stream, &authority, service).await,
                 Some((config, name)) => {
@@ -91,7 +97,7 @@ type Tls = (Arc<rustls::ClientConfig>, rustls::pki_types::ServerName<'static>);
 
 fn tls(probe: &Probe) -> Result<Option<Tls>, String> {
     let Some(transport) = &probe.transport else { return Ok(None) };
-    transport.tls(&with_port(&probe.host, probe.address.port()))
+    transport.tls(&authority(probe))
 }
 
 /// The status of one GET. The body is not read: the verdict must not depend on its length.
@@ -118,9 +124,12 @@ where
     response.map(|response| response.status().as_u16()).map_err(|err| http_reason(&err))
 }
 
-/// RFC 9110 §7.2: the port belongs to the host unless it is the one of the scheme.
-fn with_port(host: &str, port: u16) -> String {
-    if port == 80 { host.to_owned() } else { format!("{host}:{port}") }
+/// RFC 9110 §7.2: the port belongs to the host unless it is the one of the scheme. A file has none.
+fn authority(Probe { address, host, .. }: &Probe) -> String {
+    match address.inet().map(|address| address.port()) {
+        None | Some(80) => host.to_string(),
+        Some(port) => format!("{host}:{port}"),
+    }
 }
 
 fn http_reason(err: &hyper::Error) -> String {
@@ -139,6 +148,8 @@ fn http_reason(err: &hyper::Error) -> String {
 /// "connection refused" rather than "Connection refused (os error 111)".
 fn io_reason(err: &io::Error) -> String {
     match err.raw_os_error() {
+        // Of a socket file.
+        Some(_) if err.kind() == io::ErrorKind::NotFound => "no such file".to_owned(),
         // A kind that the standard library has no name for says "uncategorized error".
         Some(_) if !err.kind().to_string().starts_with("uncategorized") => err.kind().to_string(),
         _ => err.to_string(),
@@ -147,6 +158,8 @@ fn io_reason(err: &io::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::TcpListener,
@@ -162,7 +175,7 @@ mod tests {
     fn probe(address: SocketAddr, kind: CheckKind) -> Probe {
         Probe {
             kind,
-            address,
+            address: address.into(),
             host: "web".into(),
             timeout: Duration::from_secs(2),
             send_proxy: None,

@@ -46,7 +46,8 @@ impl Running {
 
 fn available(upstream: &Upstream) -> Vec<SocketAddr> {
     let set = upstream.set().load();
-    set.available.iter().map(|&i| set.endpoints[i as usize].address).collect()
+    let address = |&i: &u32| set.endpoints[i as usize].address.inet().unwrap();
+    set.available.iter().map(address).collect()
 }
 
 fn pool(targets: &[String], kind: CheckKind) -> PoolConfig {
@@ -109,12 +110,13 @@ async fn an_endpoint_of_weight_zero_is_known_and_takes_nothing() {
 #[tokio::test]
 async fn a_target_that_is_none_is_reported() {
     let targets =
-        ["web", "web:http", ":80", "::1:80", "[::1:80", "web:99999", "srv:web.test"].map(str::to_owned);
+        ["web", "web:http", ":80", "::1:80", "[::1:80", "web:99999", "srv:web.test", "unix:web.sock"]
+            .map(str::to_owned);
     let running = Running::start(&pool(&targets, CheckKind::Tcp), None);
     for status in running.upstream.status() {
         assert_eq!(
             status.resolution,
-            Resolution::Failed("neither `host:port` nor `srv:_service._proto.name`".to_owned()),
+            Resolution::Failed("neither `host:port`, `unix:/path` nor `srv:_service._proto.name`".to_owned()),
             "{}",
             status.target
         );
@@ -163,8 +165,10 @@ async fn a_service_goes_by_priority_and_weight_and_its_hosts_come_and_go() {
     let mut running = Running::start(&pool(&target, CheckKind::Tcp), Some(Resolver::at(server.address)));
     let weights = |upstream: &Upstream| -> Vec<(SocketAddr, u32)> {
         let set = upstream.set().load();
-        let mut of: Vec<_> =
-            set.eligible().map(|(at, weight)| (set.endpoints[at as usize].address, weight)).collect();
+        let mut of: Vec<_> = set
+            .eligible()
+            .map(|(at, weight)| (set.endpoints[at as usize].address.inet().unwrap(), weight))
+            .collect();
         of.sort();
         of
     };

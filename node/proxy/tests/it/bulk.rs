@@ -16,7 +16,7 @@ use tokio::{
 use crate::support::*;
 
 /// Of which every part differs from every other: a lost, doubled or displaced byte shows.
-fn stream(bytes: usize, seed: u64) -> Vec<u8> {
+pub(crate) fn stream(bytes: usize, seed: u64) -> Vec<u8> {
     let mut x = seed;
     let mut next = || {
         x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -39,7 +39,7 @@ async fn read_all(mut from: OwnedReadHalf) -> Vec<u8> {
     bytes
 }
 
-fn assert_same(got: &[u8], want: &[u8], what: &str) {
+pub(crate) fn assert_same(got: &[u8], want: &[u8], what: &str) {
     assert_eq!(got.len(), want.len(), "{what}");
     let at = got.iter().zip(want).position(|(got, want)| got != want);
     assert_eq!(at, None, "{what}");

@@ -11,6 +11,7 @@ mod balance;
 mod bulk;
 mod canary;
 mod edge;
+mod files;
 mod grpc;
 mod h2;
 mod h2_conformance;

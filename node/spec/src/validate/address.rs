@@ -1,19 +1,20 @@
-//! `host:port`, where a host is an IP address or a DNS name.
+//! `host:port`, where a host is an IP address or a DNS name; a service; a socket file.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::Findings;
-use crate::diagnostic::{NOT_SUPPORTED, WRONG_VALUE};
+use crate::diagnostic::WRONG_VALUE;
+
+/// unix(7): 108 with the NUL behind it; 104 on other systems, whose nodes say so themselves.
+const MAX_PATH_BYTES: usize = 107;
 
 pub(super) fn validate(path: &str, address: &str, findings: &mut Findings) {
-    if address.starts_with("unix:") {
-        let message = "`unix:` targets are not supported yet";
-        findings.add(path, NOT_SUPPORTED, message).help("write \"host:port\"");
-        return;
-    }
-    let (checked, help) = match address.strip_prefix("srv:") {
-        Some(service) => (service_name(service), "write \"srv:_http._tcp.example.com\""),
-        None => (split(address), "write \"host:port\", \"10.0.0.11:3000\" or \"[2001:db8::1]:3000\""),
+    let (checked, help) = if let Some(service) = address.strip_prefix("srv:") {
+        (service_name(service), "write \"srv:_http._tcp.example.com\"")
+    } else if let Some(file) = address.strip_prefix("unix:") {
+        (socket_file(file), "write \"unix:/run/app.sock\"")
+    } else {
+        (split(address), "write \"host:port\", \"10.0.0.11:3000\" or \"[2001:db8::1]:3000\"")
     };
     let Err(why) = checked else { return };
     findings.add(path, WRONG_VALUE, format!("`{address}` is not a target: {why}")).help(help);
@@ -29,6 +30,20 @@ fn service_name(service: &str) -> Result<(), &'static str> {
         return Err("service and protocol begin with `_`");
     }
     if is_host_name(service) && is_host_name(domain) { Ok(()) } else { Err("it is not a DNS name") }
+}
+
+/// A path on every node that carries the app.
+fn socket_file(path: &str) -> Result<(), &'static str> {
+    if !path.starts_with('/') {
+        return Err("the path of its socket file does not begin with `/`");
+    }
+    if path.contains('\0') || path.ends_with('/') {
+        return Err("its path is not that of a file");
+    }
+    if path.len() > MAX_PATH_BYTES {
+        return Err("the path of its socket file is longer than 107 bytes, which no system takes");
+    }
+    Ok(())
 }
 
 fn split(address: &str) -> Result<(), &'static str> {
@@ -84,6 +99,27 @@ mod tests {
             ("_http._tcp.", Err("it is not a DNS name")),
         ] {
             assert_eq!(service_name(service), expected, "{service}");
+        }
+    }
+
+    #[test]
+    fn a_socket_file_is_an_absolute_path() {
+        let longest = format!("/{}", "a".repeat(106));
+        for (file, expected) in [
+            ("/run/app.sock", Ok(())),
+            ("/srv/a b:80", Ok(())),
+            (&longest, Ok(())),
+            ("", Err("the path of its socket file does not begin with `/`")),
+            ("run/app.sock", Err("the path of its socket file does not begin with `/`")),
+            ("@app", Err("the path of its socket file does not begin with `/`")),
+            ("/run/", Err("its path is not that of a file")),
+            ("/run\0", Err("its path is not that of a file")),
+            (
+                &format!("{longest}a"),
+                Err("the path of its socket file is longer than 107 bytes, which no system takes"),
+            ),
+        ] {
+            assert_eq!(socket_file(file), expected, "{file}");
         }
     }
 

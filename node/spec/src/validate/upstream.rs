@@ -9,6 +9,13 @@ use crate::{
 pub(super) fn validate(spec: &AppSpec, findings: &mut Findings) {
     let AppSpec { upstream, listen, check, .. } = spec;
     let has = |protocol: Protocol| listen.iter().any(|listen| listen.protocol == protocol);
+    let targets = || spec.targets.iter().chain(spec.pool.values().flat_map(|pool| &pool.targets));
+    let is_file = |target: &crate::Target| target.address.starts_with("unix:");
+    if check.port.is_some() && targets().any(is_file) {
+        findings
+            .add("check.port", CONTRADICTION, "a target is a socket file, which has no port to check")
+            .help("leave `port` out: the file itself is checked");
+    }
     let tls = upstream.tls.as_ref().filter(|tls| tls.enabled);
     if let Some(tls) = tls {
         if tls.ca.as_ref().is_none_or(String::is_empty) {
@@ -17,8 +24,7 @@ pub(super) fn validate(spec: &AppSpec, findings: &mut Findings) {
                 .help("add `ca`: a PEM file on the node, or a name in its directory of certificates");
         }
         let is_service = |target: &crate::Target| target.address.starts_with("srv:");
-        let mut targets = spec.targets.iter().chain(spec.pool.values().flat_map(|pool| &pool.targets));
-        if tls.server_name.is_none() && targets.any(is_service) {
+        if tls.server_name.is_none() && targets().any(is_service) {
             findings
                 .add(
                     "upstream.tls",
@@ -26,6 +32,11 @@ pub(super) fn validate(spec: &AppSpec, findings: &mut Findings) {
                     "the records of a service do not say whose certificates are believed",
                 )
                 .help("add `server_name`, which the certificates of its hosts must have");
+        }
+        if tls.server_name.is_none() && targets().any(is_file) {
+            findings
+                .add("upstream.tls", MISSING, "a socket file does not say whose certificate is believed")
+                .help("add `server_name`, which the certificate behind the file must have");
         }
         let is_name = |name: &String| is_host_name(name) || name.parse::<std::net::IpAddr>().is_ok();
         if let Some(name) = tls.server_name.as_ref().filter(|name| !is_name(name)) {

@@ -1,6 +1,6 @@
 #![allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "small numbers")]
 
-use std::cell::Cell;
+use std::{cell::Cell, net::SocketAddr};
 
 use super::{
     choice::{LeastConn, P2c, PeakEwma},
@@ -18,7 +18,8 @@ fn candidates(set: &EndpointSet, random: u64) -> Candidates<'_> {
 
 /// Endpoints with these weights; all are available but those whose index is in `down`.
 fn set(weights: &[u32], down: &[u32]) -> EndpointSet {
-    let endpoint = |(i, &weight): (u16, &u32)| Endpoint::new(([127, 0, 0, 1], i).into(), "t", weight);
+    let endpoint =
+        |(i, &weight): (u16, &u32)| Endpoint::new(SocketAddr::from(([127, 0, 0, 1], i)), "t", weight);
     let available = (0..u32::try_from(weights.len()).unwrap()).filter(|i| !down.contains(i)).collect();
     EndpointSet::new((0..).zip(weights).map(endpoint).collect(), available)
 }

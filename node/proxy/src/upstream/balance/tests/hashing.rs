@@ -29,7 +29,7 @@ fn moved(before: &[u32], after: &[u32]) -> f64 {
 
 /// Endpoints by the last number of their address, all of weight 100.
 fn numbered(numbers: &[u16], down: &[u16]) -> EndpointSet {
-    let endpoint = |&number: &u16| Endpoint::new(([10, 0, 0, 1], number).into(), "t", 100);
+    let endpoint = |&number: &u16| Endpoint::new(SocketAddr::from(([10, 0, 0, 1], number)), "t", 100);
     let available = (0..).zip(numbers).filter(|(_, number)| !down.contains(number)).map(|(i, _)| i).collect();
     EndpointSet::new(numbers.iter().map(endpoint).collect(), available)
 }
