@@ -53,6 +53,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         max_connections_per_source: config.max_connections_per_source,
         memory_budget: config.memory_budget,
         zone: Some(config.zone.clone()),
+        name_server: None,
     })
     .context("start the traffic workers")?;
     let control = tokio::runtime::Builder::new_multi_thread()

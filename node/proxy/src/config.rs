@@ -38,6 +38,8 @@ pub struct ProxyConfig {
     pub memory_budget: Option<u64>,
     /// Where this proxy stands, for pools that prefer targets close by.
     pub zone: Option<String>,
+    /// Who is asked for the names of targets, over UDP and TCP. `None`: whom the system asks.
+    pub name_server: Option<SocketAddr>,
 }
 
 /// One generation of one app.
@@ -539,6 +541,7 @@ impl Default for ProxyConfig {
             max_connections_per_source: 1_024,
             memory_budget: None,
             zone: None,
+            name_server: None,
         }
     }
 }

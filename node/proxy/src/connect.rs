@@ -1,17 +1,33 @@
 //! Reaching an endpoint: attempts against one endpoint after the other until a shared deadline.
+//!
+//! Happy Eyeballs (RFC 8305). Every address of a name is an endpoint of its own, with its checks, its counts and its
+//! share of the traffic; so who is tried first stays the choice of the balance strategy, for which IPv4 waits behind
+//! IPv6 (see `spots` in [`crate::upstream`]). What is added here: after an endpoint of a name with both families the
+//! next attempt is always at another address of the same name and of the other family, which is the order of §4. It
+//! begins as soon as the first has failed, or when that has not succeeded after [`ATTEMPT_DELAY`]; then both go on,
+//! the first to succeed is used and the other one is closed. An attempt that was overtaken counts as failed, and for
+//! [`REMEMBERED`] this worker begins at the other family, so that a family that leads nowhere delays one connection
+//! and not each. An attempt includes the TLS handshake of pools that have one: a way on which only small packets pass
+//! is not a way.
 
 use std::{
     io,
     net::SocketAddr,
     path::Path,
+    pin::pin,
     rc::Rc,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
+use futures_util::future::{Either, select};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
-use tokio::{io::Interest, net::TcpStream, time::Instant};
+use tokio::{
+    io::Interest,
+    net::TcpStream,
+    time::{Instant, sleep},
+};
 use tokio_rustls::TlsConnector;
 
 use crate::{
@@ -22,10 +38,14 @@ use crate::{
     pool::{InFlight, LocalEndpoint},
     room::{self, Place},
     stream::Stream,
-    upstream::Endpoint,
+    upstream::{Endpoint, scale_to},
     worker::Worker,
 };
 
+/// RFC 8305 §5, Connection Attempt Delay.
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+/// RFC 6555 §4.2 has ten minutes in mind, for a client that may have moved to another network since.
+const REMEMBERED: Duration = Duration::from_secs(60);
 /// Between two looks whether a socket file takes connections again.
 const FULL_PAUSE: Duration = Duration::from_millis(10);
 
@@ -160,12 +180,18 @@ impl<'a> Attempts<'a> {
     /// The same, whoever waits.
     fn choose_ahead(&self, worker: &Worker) -> Result<Chosen, Unchosen> {
         let mut picked = self.pool.pick(worker, &self.view, self.key, &self.tried)?;
+        if self.view.set.has_dual_stack {
+            picked = self.choose_known_way(worker, picked);
+        }
         if self.view.set.has_trials {
             picked = self.choose_on_trial(worker, picked)?;
         }
-        let (index, place) = picked;
+        Ok(self.chosen(picked))
+    }
+
+    fn chosen(&self, (index, place): Picked) -> Chosen {
         let in_flight = InFlight::new(&self.view.endpoints[index as usize], place);
-        Ok(Chosen { in_flight, index, at: self.pool.is_timed.then(Instant::now) })
+        Chosen { in_flight, index, at: self.pool.is_timed.then(Instant::now) }
     }
 
     /// What was picked, if it is not half open or this one may try it; else somebody for whom that is so.
@@ -179,6 +205,15 @@ impl<'a> Attempts<'a> {
             avoided.push(picked.0);
             picked = self.pool.pick(worker, &self.view, self.key, &avoided)?;
         }
+    }
+
+    /// Another address of the same name, where this one was overtaken a while ago.
+    fn choose_known_way(&self, worker: &Worker, picked: Picked) -> Picked {
+        let is_slow = |index: u32| self.view.endpoints[index as usize].is_slow(worker.clock.now());
+        if !is_slow(picked.0) {
+            return picked;
+        }
+        self.rival(worker, picked.0).filter(|(rival, _)| !is_slow(*rival)).unwrap_or(picked)
     }
 
     /// Waits until an endpoint has room, behind those who wait already. `give_up` is asked meanwhile.
@@ -238,9 +273,14 @@ impl<'a> Attempts<'a> {
         chosen: &mut Chosen,
     ) -> Result<Stream, Unreachable> {
         loop {
-            let until = self.share_of_time(worker.clock.now());
-            let mut why = match connect(&worker.clock, timer, until, &chosen.in_flight.0, self.options).await
-            {
+            let is_dual_stack = self.view.set.endpoints[chosen.index as usize].is_dual_stack;
+            let until = self.share_of_time(worker.clock.now(), if is_dual_stack { 2 } else { 1 });
+            let reached = match is_dual_stack {
+                false => connect(&worker.clock, timer, until, &chosen.in_flight.0, self.options).await,
+                // On the heap: few names are, and a connection to one of the others is as small as before.
+                true => Box::pin(self.race(worker, timer, until, chosen)).await,
+            };
+            let mut why = match reached {
                 Ok(stream) => return Ok(stream),
                 Err(Failure::Refused) => Unreachable::Failed,
                 Err(Failure::Expired(Expired::Deadline)) => Unreachable::Timeout,
@@ -257,18 +297,88 @@ impl<'a> Attempts<'a> {
         }
     }
 
+    /// Connects to `chosen` and, if that takes long, to its rival at the same time; `chosen` becomes the one it was, or
+    /// the last one that failed. The failure of the other one is reported.
+    async fn race(
+        &mut self,
+        worker: &Worker,
+        timer: &Rc<Timer>,
+        until: u64,
+        chosen: &mut Chosen,
+    ) -> Result<Stream, Failure> {
+        let (clock, options) = (&worker.clock, self.options);
+        let first = Rc::clone(&chosen.in_flight.0);
+        let mut ahead = pin!(connect(clock, timer, until, &first, options));
+        if let Either::Left((reached, _)) = select(&mut ahead, pin!(sleep(ATTEMPT_DELAY))).await {
+            return reached;
+        }
+        let Some(rival) = self.rival(worker, chosen.index) else { return ahead.await };
+        let rival = self.chosen(rival);
+        let second = Rc::clone(&rival.in_flight.0);
+        let behind = pin!(connect(clock, timer, until, &second, options));
+        match select(ahead, behind).await {
+            Either::Left((Ok(stream), _)) => {
+                first.cells.connects_lost.one();
+                Ok(stream)
+            }
+            Either::Left((Err(Failure::Expired(Expired::Cut)), _)) => Err(Failure::Expired(Expired::Cut)),
+            Either::Left((Err(_), behind)) => {
+                self.give_up(worker, std::mem::replace(chosen, rival));
+                behind.await
+            }
+            Either::Right((Ok(stream), _)) => {
+                first.cells.connects_lost.one();
+                first.overtaken_until(clock.after(REMEMBERED));
+                self.give_up(worker, std::mem::replace(chosen, rival));
+                Ok(stream)
+            }
+            Either::Right((Err(_), ahead)) => {
+                self.give_up(worker, rival);
+                ahead.await
+            }
+        }
+    }
+
+    fn give_up(&mut self, worker: &Worker, failed: Chosen) {
+        self.report(worker, &failed, Outcome::Failed);
+        self.tried.push(failed.index);
+    }
+
+    /// Another address of the same name, of the other family, that was not tried.
+    fn rival(&self, worker: &Worker, of: u32) -> Option<Picked> {
+        let set = &self.view.set;
+        let of = &set.endpoints[of as usize];
+        let family = |endpoint: &Endpoint| endpoint.address.inet().map(|address| address.is_ipv6());
+        let is_rival = |index: &u32| {
+            let one = &set.endpoints[*index as usize];
+            one.is_dual_stack
+                && one.target == of.target
+                && family(one) != family(of)
+                && !one.is_on_trial
+                && !self.tried.contains(index)
+        };
+        let rivals = || set.available.iter().chain(&set.reserve).copied().filter(is_rival);
+        let index = rivals().nth(scale_to(worker.random(), rivals().count()))?;
+        Some((index, self.pool.place(&self.view, index).ok()?))
+    }
+
     /// Another endpoint than all before.
     fn instead_of(&mut self, worker: &Worker, failed: &Chosen) -> Option<Chosen> {
         self.tried.push(failed.index);
+        if self.view.set.endpoints[failed.index as usize].is_dual_stack
+            && let Some(rival) = self.rival(worker, failed.index)
+        {
+            return Some(self.chosen(rival));
+        }
         // It has waited for its turn already.
         self.choose_ahead(worker).ok()
     }
 
     /// An endpoint that does not answer at all must leave time for the others: half of what is left
-    /// while there is another one.
-    fn share_of_time(&self, now: u64) -> u64 {
+    /// while there is another one than those that are tried now.
+    fn share_of_time(&self, now: u64, together: usize) -> u64 {
         let all = self.view.set.available.len() + self.view.set.reserve.len();
-        let others = all.saturating_sub(self.tried.len() + 1);
+        let others = all.saturating_sub(self.tried.len() + together);
         if others == 0 || self.deadline == crate::clock::NEVER {
             return self.deadline;
         }
@@ -358,7 +468,7 @@ pub(crate) async fn dial_file(path: &Path) -> io::Result<TcpStream> {
         let socket = open(Domain::UNIX, None)?;
         match socket.connect(&address) {
             Ok(()) => return TcpStream::from_std(socket.into()),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => tokio::time::sleep(FULL_PAUSE).await,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(FULL_PAUSE).await,
             Err(error) => return Err(error),
         }
     }

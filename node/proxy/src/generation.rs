@@ -308,6 +308,12 @@ impl LocalPool {
         reserve.copied().find_map(|endpoint| take(endpoint, hard)).ok_or(Unchosen::Full)
     }
 
+    /// A place at this endpoint, where these are counted.
+    pub(crate) fn place(&self, view: &View, endpoint: u32) -> Result<Option<Place>, Unchosen> {
+        let Some(bounds) = &self.bounds else { return Ok(None) };
+        view.counts[endpoint as usize].take(bounds.hard).map(Some).ok_or(Unchosen::Full)
+    }
+
     fn strategy_pick(
         &self,
         worker: &Worker,

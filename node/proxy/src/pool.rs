@@ -103,6 +103,8 @@ pub(crate) struct LocalEndpoint {
     shared: RefCell<Vec<SendRequest<Bytes>>>,
     /// When the latest of these requests began.
     shared_since: Cell<u64>,
+    /// Until when connecting goes by another address of the same name, which was faster.
+    slow_until: Cell<u64>,
 }
 
 struct Idle {
@@ -131,6 +133,7 @@ impl LocalEndpoint {
             target,
             shared: RefCell::default(),
             shared_since: Cell::new(0),
+            slow_until: Cell::new(0),
         }
     }
 
@@ -144,6 +147,15 @@ impl LocalEndpoint {
 
     pub(crate) fn pending(&self) -> u32 {
         self.pending.get()
+    }
+
+    /// Whether another address of the same name was reached sooner, not long ago.
+    pub(crate) fn is_slow(&self, now: u64) -> bool {
+        now < self.slow_until.get()
+    }
+
+    pub(crate) fn overtaken_until(&self, until: u64) {
+        self.slow_until.set(until);
     }
 
     /// Microseconds until an answer.

@@ -32,7 +32,7 @@ use crate::{
     overload::{self, Overload},
     socket::{kernel_horizon, owner},
     tally::Tally,
-    upstream::balance::Strategies,
+    upstream::{Resolver, balance::Strategies},
     watchdog::Watchdog,
     worker::{self, Begun, Command, Shared},
 };
@@ -118,6 +118,8 @@ struct Inner {
     shared: Arc<Shared>,
     signers: Signers,
     zone: Option<String>,
+    /// `None`: the one of the system.
+    resolver: Option<Arc<Resolver>>,
     horizon: Duration,
     state: Mutex<State>,
     commands: Vec<mpsc::Sender<Command>>,
@@ -178,9 +180,14 @@ impl Proxy {
             threads.push(worker.thread);
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let resolver = {
+            let _inside = runtime.enter();
+            config.name_server.map(Resolver::at)
+        };
         let inner = Arc::new(Inner {
             shared,
             zone: config.zone,
+            resolver,
             signers,
             horizon: config.close_horizon.unwrap_or_else(kernel_horizon),
             state: Mutex::default(),
@@ -476,6 +483,7 @@ impl Inner {
             strategies: &self.shared.strategies,
             signers: &self.signers,
             zone: self.zone.as_deref(),
+            resolver: self.resolver.as_ref(),
             tasks: &self.tasks,
             runtime: &self.control,
             changed: Arc::new(move |app| {

@@ -15,7 +15,7 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{balance::Layout, keeper::Keeper, record::Record, resolve::Resolver, select::Selection};
+use self::{balance::Layout, keeper::Keeper, record::Record, select::Selection};
 use crate::{address::Address, config::PoolConfig, tls::upstream::Transport};
 
 pub mod balance;
@@ -31,6 +31,7 @@ mod resolve;
 mod select;
 mod wheel;
 
+pub(crate) use resolve::Resolver;
 pub(crate) use wheel::{scale, scale_to};
 
 /// The endpoints of one pool at one moment. Immutable; a change publishes a new set.
@@ -49,6 +50,8 @@ pub struct EndpointSet {
     version: u64,
     /// Somebody's circuit is half open, so a pick has to ask whether it may try.
     pub(crate) has_trials: bool,
+    /// Somebody's name has addresses of both families.
+    pub(crate) has_dual_stack: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -62,13 +65,15 @@ pub struct Endpoint {
     pub(crate) record: Option<Arc<Record>>,
     /// Its circuit is half open.
     pub(crate) is_on_trial: bool,
+    /// Its name has addresses of the other family, too.
+    pub(crate) is_dual_stack: bool,
 }
 
 impl PartialEq for Endpoint {
     fn eq(&self, other: &Self) -> bool {
-        let Self { address, target, weight, record, is_on_trial } = self;
-        (address, target, *weight, *is_on_trial)
-            == (&other.address, &other.target, other.weight, other.is_on_trial)
+        let Self { address, target, weight, record, is_on_trial, is_dual_stack } = self;
+        (address, target, *weight, *is_on_trial, *is_dual_stack)
+            == (&other.address, &other.target, other.weight, other.is_on_trial, other.is_dual_stack)
             && record.as_ref().map(Arc::as_ptr) == other.record.as_ref().map(Arc::as_ptr)
     }
 }
@@ -89,7 +94,8 @@ impl EndpointSet {
         let available = chosen.into_iter().map(|(endpoint, _)| endpoint).collect();
         let version = LAST.fetch_add(1, Relaxed) + 1;
         let has_trials = endpoints.iter().any(|endpoint| endpoint.is_on_trial);
-        Self { endpoints, available, reserve, wheel, layout: None, version, has_trials }
+        let has_dual_stack = endpoints.iter().any(|endpoint| endpoint.is_dual_stack);
+        Self { endpoints, available, reserve, wheel, layout: None, version, has_trials, has_dual_stack }
     }
 
     /// The same with what a strategy looks things up in.
@@ -124,7 +130,14 @@ impl EndpointSet {
 
 impl Endpoint {
     pub fn new(address: impl Into<Address>, target: impl Into<Arc<str>>, weight: u32) -> Self {
-        Self { address: address.into(), target: target.into(), weight, record: None, is_on_trial: false }
+        Self {
+            address: address.into(),
+            target: target.into(),
+            weight,
+            record: None,
+            is_on_trial: false,
+            is_dual_stack: false,
+        }
     }
 
     /// The same on every node, for strategies that hash.
@@ -197,7 +210,7 @@ impl Upstream {
     }
 
     /// `None`: names are looked up by the resolver of this runtime.
-    fn start_with(
+    pub(crate) fn start_with(
         resolver: Option<Arc<Resolver>>,
         pool: &PoolConfig,
         place: Place<'_>,

@@ -28,7 +28,7 @@ use crate::{
     room::Room,
     tally::Tallies,
     tls::upstream::Transport,
-    upstream::{Place, Upstream, balance::Strategies},
+    upstream::{Place, Resolver, Upstream, balance::Strategies},
 };
 
 /// Of the canonical form. A spec of the longest size there is takes about a quarter of it.
@@ -44,6 +44,8 @@ pub(crate) struct Compiler<'a> {
     pub(crate) signers: &'a Signers,
     /// Where this proxy stands.
     pub(crate) zone: Option<&'a str>,
+    /// `None`: the one of the system.
+    pub(crate) resolver: Option<&'a Arc<Resolver>>,
     /// Where resolving and checking runs.
     pub(crate) tasks: &'a TaskTracker,
     pub(crate) runtime: &'a tokio::runtime::Handle,
@@ -241,7 +243,8 @@ fn start(
         let layout = compiler.strategies.layout(&pool.balance.strategy);
         let (changed, app) = (Arc::clone(&compiler.changed), Arc::clone(&config.app));
         let changed = Arc::new(move || changed(&app));
-        Upstream::start(pool, place, layout, compiler.tasks, stop.clone(), changed)
+        let resolver = compiler.resolver.cloned();
+        Upstream::start_with(resolver, pool, place, layout, compiler.tasks, stop.clone(), changed)
     };
     let config = Arc::new(pool.clone());
     Ok(Running { name: name.to_owned(), config, transport, upstream, _stop: stop.drop_guard() })

@@ -70,7 +70,16 @@ fn compiler<'a>(
     runtime: &'a tokio::runtime::Handle,
 ) -> Compiler<'a> {
     let signers = &NO_SIGNERS;
-    Compiler { workers: 1, strategies, signers, zone: None, tasks, runtime, changed: Arc::new(|_| ()) }
+    Compiler {
+        workers: 1,
+        strategies,
+        signers,
+        zone: None,
+        resolver: None,
+        tasks,
+        runtime,
+        changed: Arc::new(|_| ()),
+    }
 }
 
 fn config(app: &str) -> AppConfig {

@@ -82,6 +82,7 @@ struct Target {
     is_near: bool,
     /// `None` for an address, which stands for itself.
     name: Option<watch::Receiver<Known>>,
+    is_service: bool,
     resolution: Resolution,
     spots: Vec<Spot>,
 }
@@ -402,6 +403,7 @@ impl Keeper {
         let mut candidates = Vec::with_capacity(self.members.len());
         for target in &self.targets {
             let lowest = self.lowest_priority(target);
+            let is_dual_stack = target.is_dual_stack();
             for &Spot { ref address, priority, weight } in &target.spots {
                 if !seen.insert(address) {
                     continue;
@@ -419,6 +421,7 @@ impl Keeper {
                 endpoints.push(Endpoint {
                     record: member.record.clone(),
                     is_on_trial: member.circuit.state.is_half_open(),
+                    is_dual_stack,
                     ..Endpoint::new(address.clone(), target.written.clone(), weight)
                 });
             }
@@ -480,6 +483,7 @@ impl Target {
             is_backup: config.backup,
             is_near: zone.is_none_or(|zone| config.zone.as_deref() == Some(zone)),
             name: None,
+            is_service: false,
             resolution: Resolution::Failed(
                 "neither `host:port`, `unix:/path` nor `srv:_service._proto.name`".to_owned(),
             ),
@@ -491,6 +495,7 @@ impl Target {
             if let (Some(_), Some(_), Some(domain)) = (labels.next(), labels.next(), labels.next()) {
                 target.host = domain.into();
                 target.name = Some(watch(service, Kind::Service));
+                target.is_service = true;
             }
             return target;
         }
@@ -515,6 +520,17 @@ impl Target {
         target
     }
 
+    /// Whether one host is reached by both families. Of a service each host has a name of its own, and nobody here
+    /// knows which address is whose.
+    fn is_dual_stack(&self) -> bool {
+        let families = |is_v6: bool| {
+            self.spots
+                .iter()
+                .any(|spot| spot.address.inet().is_some_and(|address| address.is_ipv6() == is_v6))
+        };
+        !self.is_service && families(true) && families(false)
+    }
+
     /// Takes over what is known of the name.
     fn follow(&mut self, mode: ResolveMode) {
         let Some(name) = &mut self.name else { return };
@@ -526,7 +542,14 @@ impl Target {
     }
 }
 
-/// In the order of their addresses. The heaviest of each priority of a service gets the weight of the target, the others as much less as
+/// In the order of their addresses.
+///
+/// A host with addresses of both families is taken for one that is reached in two ways: IPv6 is preferred, as RFC 6724
+/// §2.1 orders them, and IPv4 waits like a backup. With fewer IPv6 addresses than IPv4 ones some of the machines seem
+/// to have only the latter, and all addresses carry alike: otherwise the first record of a host that begins with IPv6
+/// would draw all of its traffic. How connecting goes from one family to the other: [`crate::connect`].
+///
+/// The heaviest of each priority of a service gets the weight of the target, the others as much less as
 /// their records say; a record of weight 0 gets next to nothing, as RFC 2782 has it, unless all of them are.
 fn spots(found: &[Found], port: u16, weight: u32) -> Vec<Spot> {
     let services = || found.iter().filter_map(|found| found.service);
@@ -541,8 +564,13 @@ fn spots(found: &[Found], port: u16, weight: u32) -> Vec<Spot> {
             u32::try_from(share).unwrap_or(weight).max(weight.min(1))
         }
     };
+    let (v6, v4): (Vec<&Found>, Vec<&Found>) = found.iter().partition(|found| found.ip.is_ipv6());
+    let prefers_v6 = !v6.is_empty() && v6.len() >= v4.len();
     let spot = |found: &Found| match found.service {
-        None => Spot { address: SocketAddr::new(found.ip, port).into(), priority: 0, weight },
+        None => {
+            let priority = u16::from(prefers_v6 && found.ip.is_ipv4());
+            Spot { address: SocketAddr::new(found.ip, port).into(), priority, weight }
+        }
         Some(service) => Spot {
             address: SocketAddr::new(found.ip, service.port).into(),
             priority: service.priority,

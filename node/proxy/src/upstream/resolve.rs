@@ -114,7 +114,7 @@ pub(super) fn choose(mode: ResolveMode, answer: &[Found], current: Option<IpAddr
 }
 
 /// Looks names up, once for everybody who asks the same.
-pub(super) struct Resolver {
+pub(crate) struct Resolver {
     shared: Arc<Shared>,
     /// One task per question; dropping the resolver ends them.
     tasks: Mutex<JoinSet<()>>,
@@ -155,7 +155,7 @@ impl Resolver {
     }
 
     /// Asks one name server, over UDP and, for long answers, TCP.
-    pub(super) fn at(server: SocketAddr) -> Arc<Self> {
+    pub(crate) fn at(server: SocketAddr) -> Arc<Self> {
         let mut name_server = NameServerConfig::udp_and_tcp(server.ip());
         for connection in &mut name_server.connections {
             connection.port = server.port();

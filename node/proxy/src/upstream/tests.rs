@@ -255,6 +255,40 @@ async fn endpoints_follow_their_name_and_stay_when_it_fails() {
 }
 
 #[tokio::test]
+async fn of_a_name_with_both_families_ipv6_comes_first_unless_it_has_fewer_addresses() {
+    let server = NameServer::start().await;
+    let mut running = {
+        server.set("web.test", "10.0.0.1 fd00::1");
+        let pool = pool(&["web.test:80".to_owned()], CheckKind::None);
+        Running::start(&pool, Some(Resolver::at(server.address)))
+    };
+    for (addresses, first, waiting) in [
+        ("10.0.0.1 fd00::1", "fd00::1", "10.0.0.1"),
+        ("10.0.0.1 10.0.0.2 fd00::1", "10.0.0.1 10.0.0.2 fd00::1", ""),
+        ("10.0.0.1 10.0.0.2 fd00::1 fd00::2", "fd00::1 fd00::2", "10.0.0.1 10.0.0.2"),
+        ("fd00::2", "fd00::2", ""),
+        ("10.0.0.2", "10.0.0.2", ""),
+    ] {
+        server.set("web.test", addresses);
+        running
+            .until(addresses, |upstream| {
+                let set = upstream.set().load();
+                let ips = |of: &[u32]| -> Vec<String> {
+                    let ip = |&at: &u32| set.endpoints[at as usize].address.inet().unwrap().ip().to_string();
+                    of.iter().map(ip).collect()
+                };
+                let is_dual = addresses.contains('.') && addresses.contains(':');
+                let marked = set.endpoints.iter().all(|endpoint| endpoint.is_dual_stack == is_dual);
+                marked
+                    && set.has_dual_stack == is_dual
+                    && ips(&set.available) == first.split_whitespace().collect::<Vec<_>>()
+                    && ips(&set.reserve) == waiting.split_whitespace().collect::<Vec<_>>()
+            })
+            .await;
+    }
+}
+
+#[tokio::test]
 async fn an_endpoint_that_stays_keeps_its_health_when_others_come_and_go() {
     let server = NameServer::start().await;
     let (_up, address) = origin().await;

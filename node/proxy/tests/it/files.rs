@@ -1,9 +1,7 @@
 //! Targets that are socket files of this machine.
 
 use std::{
-    future::Future,
     path::{Path, PathBuf},
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::SeqCst},
@@ -31,8 +29,6 @@ use crate::{
     bulk::{assert_same, stream},
     support::*,
 };
-
-type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// An origin behind a socket file, which goes with it.
 struct FileOrigin {

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod frames;
+#[allow(dead_code, reason = "unit tests use the rest of it")]
+mod name_server;
 mod support;
 
 mod access;
@@ -10,6 +12,7 @@ mod audit;
 mod balance;
 mod bulk;
 mod canary;
+mod dual_stack;
 mod edge;
 mod files;
 mod grpc;

@@ -1,16 +1,21 @@
 //! What is counted, as a scrape shows it.
 
+use std::time::Duration;
+
 use flotilla_proxy::{
     config::{
-        MirrorConfig,
+        CheckConfig, CheckKind, MirrorConfig,
         Protocol::{Http, Tcp},
-        RouteConfig,
+        RouteConfig, TargetConfig,
     },
     metrics,
 };
 use metrics_exporter_prometheus::PrometheusBuilder;
 
-use crate::support::*;
+use crate::{
+    dual_stack::{black_hole, both, greeter, serving_name},
+    support::*,
+};
 
 #[tokio::test]
 async fn a_scrape_shows_what_went_through_with_help_for_every_name() {
@@ -48,6 +53,32 @@ async fn a_scrape_shows_what_went_through_with_help_for_every_name() {
     send(&mut bad, "GET / HTTP/1.1\r\n\r\n").await;
     assert_eq!(status(&head(&mut bad).await.unwrap()), 400);
 
+    // A socket file that is not there.
+    let (mut file, file_listen) = app(Tcp, &[]);
+    file.app = "counted-file".into();
+    let gone = "unix:/nonexistent/app.sock";
+    file.pools.get_mut("default").unwrap().targets = vec![TargetConfig::new(gone, 100)];
+    serve(&proxy, &file).await;
+    assert_reset_at(file_listen).await;
+
+    // Of a name with both families one stops to answer.
+    let (v4, v6) = both(1).await;
+    let v4 = Origin::on(v4, greeter("four"));
+    let (dual, dual_listen, _names) = serving_name(Tcp, v4.address, |app| {
+        app.app = "counted-dual".into();
+        let pool = app.pools.get_mut("default").unwrap();
+        let interval = Duration::from_secs(3600);
+        pool.check = CheckConfig { kind: CheckKind::Tcp, interval, ..CheckConfig::default() };
+        pool.outlier.consecutive_failures = 1;
+    })
+    .await;
+    let dual_status = || dual.status()[0].targets[0].clone();
+    let all_pass = || dual_status().endpoints.iter().all(|endpoint| endpoint.available == Some(true));
+    eventually("both pass", all_pass).await;
+    let dual_target = dual_status().target;
+    let _queued = black_hole(&v6, 1).await;
+    assert_eq!(rest(&mut connect(dual_listen).await).await.unwrap(), b"four");
+
     let port = listen.port();
     for want in [
         format!(
@@ -65,6 +96,12 @@ async fn a_scrape_shows_what_went_through_with_help_for_every_name() {
         "flotilla_sent_bytes_total{app=\"counted-tcp\",side=\"client\"} 5".to_owned(),
         format!("flotilla_target_load{{app=\"counted-tcp\",target=\"{}\"}} 1", echo.address),
         "flotilla_listener_generation{app=\"counted\"} 1".to_owned(),
+        "flotilla_upstream_connects_total{app=\"counted-file\",result=\"failed\"} 1".to_owned(),
+        "flotilla_connections_closed_total{app=\"counted-file\",reason=\"no_target\"} 1".to_owned(),
+        format!("flotilla_target_load{{app=\"counted-file\",target=\"{gone}\"}} 0"),
+        "flotilla_upstream_connects_total{app=\"counted-dual\",result=\"lost\"} 1".to_owned(),
+        "flotilla_upstream_connects_total{app=\"counted-dual\",result=\"ok\"} 1".to_owned(),
+        format!("flotilla_target_ejections_total{{app=\"counted-dual\",target=\"{dual_target}\"}} 1"),
         "flotilla_http_rule_failures_total{app=\"counted-routes\"} 3".to_owned(),
         "flotilla_http_mirrored_total{app=\"counted-routes\",result=\"ok\"} 3".to_owned(),
     ] {

@@ -87,7 +87,7 @@ pub(crate) async fn eventually(what: &str, mut is_true: impl FnMut() -> bool) {
     }
 }
 
-type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+pub(crate) type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// An origin that hands each connection to a script; dies with the handle.
 pub(crate) struct Origin {
@@ -98,7 +98,13 @@ pub(crate) struct Origin {
 
 impl Origin {
     pub(crate) async fn new(script: impl Fn(TcpStream) -> Task + Send + Sync + 'static) -> Origin {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Origin::on(TcpListener::bind("127.0.0.1:0").await.unwrap(), script)
+    }
+
+    pub(crate) fn on(
+        listener: TcpListener,
+        script: impl Fn(TcpStream) -> Task + Send + Sync + 'static,
+    ) -> Origin {
         let address = listener.local_addr().unwrap();
         let accepted = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&accepted);
