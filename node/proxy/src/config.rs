@@ -248,6 +248,9 @@ pub struct PoolConfig {
     pub check: CheckConfig,
     /// Idle connections kept per worker and endpoint.
     pub max_idle: usize,
+    /// Of these, so many are opened before anybody asks for them, TLS handshake included, and opened again as they are
+    /// used or closed; one where all share it (HTTP/2). For HTTP ports. 0 = none.
+    pub warm: usize,
     /// How long an upstream connection may sit idle before it is closed.
     pub idle_timeout: Duration,
     pub tcp_keepalive: TcpKeepalive,
@@ -635,6 +638,7 @@ impl Default for PoolConfig {
             breaker: None,
             check: CheckConfig::default(),
             max_idle: 64,
+            warm: 0,
             idle_timeout: Duration::from_secs(30),
             tcp_keepalive: TcpKeepalive::default(),
             send_proxy: None,

@@ -386,6 +386,16 @@ impl<'a> Attempts<'a> {
     }
 }
 
+/// A connection that nobody waits for. `None`: there is none, which is counted.
+pub(crate) async fn open_ahead(
+    clock: &Clock,
+    timer: &Rc<Timer>,
+    until: u64,
+    endpoint: &LocalEndpoint,
+) -> Option<Stream> {
+    connect(clock, timer, until, endpoint, Options::Now).await.ok()
+}
+
 enum Failure {
     Refused,
     Expired(Expired),

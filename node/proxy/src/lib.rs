@@ -45,6 +45,7 @@ mod tally;
 mod tcp;
 mod tls;
 pub mod upstream;
+mod warm;
 mod watchdog;
 mod worker;
 

@@ -63,10 +63,18 @@ impl Endpoints {
     }
 }
 
+/// Idle connections that are opened ahead are replaced this long before they have been idle for too long: two rounds
+/// of upkeep. Where that is soon, a quarter of it before.
+const RENEWAL_MILLIS: u64 = 1_000;
+/// An endpoint that could not be reached is left alone for so long: who has a request goes on trying.
+const COLD_MILLIS: u64 = 2_000;
+
 /// The settings that make two endpoints of the same address different.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
     pub(crate) max_idle: usize,
+    /// Idle ones that are opened ahead; 0 = none.
+    pub(crate) warm: usize,
     pub(crate) idle_timeout: Duration,
     pub(crate) keepalive: TcpKeepalive,
     pub(crate) transport: Option<Arc<Transport>>,
@@ -77,6 +85,7 @@ impl Settings {
         Settings {
             transport: transport.cloned(),
             max_idle: config.max_idle,
+            warm: config.warm.min(config.max_idle),
             idle_timeout: config.idle_timeout,
             keepalive: config.tcp_keepalive.clone(),
         }
@@ -105,6 +114,10 @@ pub(crate) struct LocalEndpoint {
     shared_since: Cell<u64>,
     /// Until when connecting goes by another address of the same name, which was faster.
     slow_until: Cell<u64>,
+    /// Connections that are being opened ahead.
+    opening: Cell<usize>,
+    /// Until when none are, because the last one failed.
+    cold_until: Cell<u64>,
 }
 
 struct Idle {
@@ -134,6 +147,8 @@ impl LocalEndpoint {
             shared: RefCell::default(),
             shared_since: Cell::new(0),
             slow_until: Cell::new(0),
+            opening: Cell::new(0),
+            cold_until: Cell::new(0),
         }
     }
 
@@ -201,6 +216,37 @@ impl LocalEndpoint {
         None
     }
 
+    /// How many connections to open ahead.
+    pub(crate) fn missing(&self, now: u64) -> usize {
+        let Settings { warm, idle_timeout, .. } = self.settings;
+        // One that others share carries everybody.
+        if warm == 0 || now < self.cold_until.get() || !self.shared.borrow().is_empty() {
+            return 0;
+        }
+        let timeout = millis(idle_timeout);
+        let renewal = RENEWAL_MILLIS.min(timeout / 4);
+        let lasts = |idle: &&Idle| timeout == 0 || now.saturating_sub(idle.since) + renewal < timeout;
+        let there = self.idle.borrow().iter().filter(lasts).count() + self.opening.get();
+        // The first one tells whether it is of those that are shared.
+        let wanted = if there == 0 && self.may_speak_http2() { 1 } else { warm };
+        wanted.saturating_sub(there)
+    }
+
+    /// One more is being opened ahead.
+    pub(crate) fn opens(&self) {
+        self.opening.set(self.opening.get() + 1);
+    }
+
+    /// And now it is, or it has failed.
+    pub(crate) fn opened(&self, is_open: bool, now: u64) {
+        self.opening.set(self.opening.get() - 1);
+        self.cold_until.set(if is_open { 0 } else { now + COLD_MILLIS });
+    }
+
+    fn may_speak_http2(&self) -> bool {
+        self.settings.transport.as_ref().is_some_and(|one| one.protocol != UpstreamProtocol::Http1)
+    }
+
     /// Whether requests on a new connection go in HTTP/2.
     pub(crate) fn speaks_http2(&self, stream: &Stream) -> bool {
         let protocol = self.settings.transport.as_ref().map(|transport| transport.protocol);
@@ -236,7 +282,11 @@ impl LocalEndpoint {
         let timeout = millis(self.settings.idle_timeout);
         let mut cx = Context::from_waker(Waker::noop());
         let is_quiet = self.pending.get() == 0 && now.saturating_sub(self.shared_since.get()) >= timeout;
-        if timeout != 0 && is_quiet {
+        if self.settings.warm > 0 {
+            let is_open =
+                |send: &mut SendRequest<Bytes>| !matches!(send.poll_ready(&mut cx), Poll::Ready(Err(_)));
+            self.shared.borrow_mut().retain_mut(is_open);
+        } else if timeout != 0 && is_quiet {
             // Each closes once its last sender is gone.
             self.shared.borrow_mut().clear();
         }
@@ -280,6 +330,40 @@ mod tests {
 
     use super::*;
     use crate::metrics::Registry;
+
+    #[tokio::test]
+    async fn what_is_missing_is_what_is_not_there_on_its_way_or_about_to_be_too_old() {
+        let (registry, app) = (Registry::default(), Arc::from("app"));
+        let cells = registry.add(AppCells::new(&app, metrics::Counter::noop()));
+        let load = registry.add(TargetCells::new(&app, &Arc::from("a")));
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let idle_timeout = Duration::from_secs(30);
+        let pool = PoolConfig { warm: 3, idle_timeout, ..PoolConfig::default() };
+        let endpoint = LocalEndpoint::new(
+            address.into(),
+            Settings::of(&pool, None),
+            Rc::clone(&cells),
+            load,
+            "a:1".into(),
+        );
+        assert_eq!(endpoint.missing(0), 3);
+        endpoint.opens();
+        assert_eq!(endpoint.missing(0), 2, "one is on its way");
+        endpoint.opened(false, 0);
+        assert_eq!(endpoint.missing(COLD_MILLIS - 1), 0, "it failed");
+        assert_eq!(endpoint.missing(COLD_MILLIS), 3);
+        let mut peers = Vec::new();
+        for at in [5_000, 6_000, 7_000, 8_000] {
+            endpoint.put(Link::new(TcpStream::connect(address).await.unwrap().into(), &cells), at);
+            peers.push(listener.accept().await.unwrap());
+        }
+        assert_eq!(endpoint.missing(9_000), 0);
+        assert_eq!(endpoint.missing(5_000 + 29_000), 0, "one is too many");
+        assert_eq!(endpoint.missing(7_000 + 29_000), 2, "before they are closed");
+        endpoint.sweep(7_000 + 29_000);
+        assert_eq!(endpoint.idle.borrow().len(), 2, "and the old ones are, when it is time");
+    }
 
     #[tokio::test]
     async fn connections_beyond_the_bound_live_while_they_are_needed_and_go_when_they_are_not() {

@@ -25,7 +25,7 @@ use crate::{
     config::{AppConfig, Protocol, ProxyConfig},
     control::{
         self, Compiled, Compiler, DOOR_WORKER, DoorError, Drift, Effect, GenerationStatus, Opened,
-        PrepareError, Shares, State, UnknownGeneration,
+        PrepareError, Running, Shares, State, UnknownGeneration,
     },
     http::guard::Signers,
     metrics,
@@ -477,7 +477,7 @@ impl Inner {
     }
 
     fn compiler(self: &Arc<Self>) -> Compiler<'_> {
-        let weak = Arc::downgrade(self);
+        let (weak, workers) = (Arc::downgrade(self), Arc::downgrade(self));
         Compiler {
             workers: self.commands.len(),
             strategies: &self.shared.strategies,
@@ -489,6 +489,11 @@ impl Inner {
             changed: Arc::new(move |app| {
                 if let Some(inner) = weak.upgrade() {
                     inner.bump(&BTreeSet::from([Arc::clone(app)]));
+                }
+            }),
+            keep_warm: Arc::new(move |pool: Weak<Running>| {
+                if let Some(inner) = workers.upgrade() {
+                    inner.command_all(|| Command::Warm { pool: Weak::clone(&pool) });
                 }
             }),
         }

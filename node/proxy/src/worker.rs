@@ -9,7 +9,7 @@ use std::{
     io,
     rc::{Rc, Weak},
     sync::{
-        Arc, Mutex, PoisonError,
+        self, Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     thread,
@@ -29,6 +29,7 @@ use crate::{
     buffers::{Buffers, Spares},
     clock::{Clock, TICK, millis},
     config::PoolConfig,
+    control::Running,
     generation::{EndpointTable, Generation, LocalGeneration},
     http::{date::Date, forward::Parts, mirror::Copies},
     listener::Listeners,
@@ -40,6 +41,7 @@ use crate::{
     socket::PortSockets,
     tls::upstream::Transport,
     upstream::{Endpoint, balance::Strategies},
+    warm::Warmth,
 };
 
 /// Commands that may wait for one worker: several for each of the 65,536 ports there can be. A full
@@ -67,6 +69,8 @@ pub(crate) enum Command {
     CutAll,
     /// Leave the thread.
     Exit,
+    /// Open connections of a pool ahead, for as long as it runs.
+    Warm { pool: sync::Weak<Running> },
     /// Say for which slots this worker accepts.
     Audit { answer: oneshot::Sender<BTreeSet<u64>> },
     /// Stand still, for tests of the watchdog.
@@ -130,6 +134,7 @@ pub(crate) struct Worker {
     pub(crate) exchanges: Spares<Parts>,
     pub(crate) date: Date,
     pub(crate) copies: Copies,
+    pub(crate) warmth: Warmth,
     pub(crate) limits: Rc<LimitCells>,
     pub(crate) registry: Registry,
     leaving: Cell<Option<Leaving>>,
@@ -181,6 +186,10 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::Receiver<Command>) {
                 Some(Command::Close { slot, done }) => listeners.close(slot, done),
                 Some(Command::Cut { generation }) => worker.clock.cut(generation),
                 Some(Command::Leave { over }) => worker.leave(over),
+                Some(Command::Warm { pool }) => {
+                    worker.warmth.add(pool);
+                    worker.warmth.top_up(&worker);
+                }
                 Some(Command::Stop) => worker.clock.wake_all(),
                 Some(Command::CutAll) => worker.clock.cut_all(),
                 Some(Command::Fail { slot }) => listeners.fail(slot),
@@ -195,6 +204,7 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::Receiver<Command>) {
                 if upkeep == 0 {
                     listeners.forget_old();
                     worker.upkeep();
+                    worker.warmth.top_up(&worker);
                 }
             }
             () = listeners.ended() => {}
@@ -215,6 +225,7 @@ impl Worker {
             exchanges: Spares::default(),
             date: Date::default(),
             copies: Copies::default(),
+            warmth: Warmth::default(),
             limits: registry.add(LimitCells::new()),
             registry,
             leaving: Cell::new(None),

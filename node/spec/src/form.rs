@@ -165,7 +165,7 @@ table!(Limits {
     max_pending, pending_timeout: DurationText, target_soft, target_hard, rate
 } _this => Self::default());
 table!(Rate { per_second; key, burst, max_keys } _this => Self::default());
-table!(UpstreamOptions { ; max_idle, idle_timeout: DurationText, tcp_keepalive, send_proxy, protocol, tls } _this => Self::default());
+table!(UpstreamOptions { ; max_idle, warm, idle_timeout: DurationText, tcp_keepalive, send_proxy, protocol, tls } _this => Self::default());
 table!(UpstreamTls { ; enabled, server_name, ca, certificate } _this => Self::default());
 table!(TcpKeepalive { ; idle: DurationText, interval: DurationText, count } _this => Self::default());
 table!(Placement { ; replicas, regions, spread, require, autoscale } _this => Self::default());

@@ -649,6 +649,8 @@ pub enum RateKey {
 #[serde(default, deny_unknown_fields)]
 pub struct UpstreamOptions {
     pub max_idle: u32,
+    /// Idle connections of HTTP apps that are opened before anybody asks, per target and worker. 0 = none.
+    pub warm: u32,
     #[serde(deserialize_with = "units::duration")]
     pub idle_timeout: Duration,
     pub tcp_keepalive: TcpKeepalive,
@@ -1134,6 +1136,7 @@ impl Default for UpstreamOptions {
     fn default() -> Self {
         Self {
             max_idle: 64,
+            warm: 0,
             idle_timeout: Duration::from_secs(30),
             tcp_keepalive: TcpKeepalive::default(),
             send_proxy: SendProxy::Off,

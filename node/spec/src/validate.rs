@@ -36,6 +36,8 @@ pub struct Violation {
 const MAX_LAYERS: usize = 20;
 /// Each is compared with the type of every response.
 const MAX_TYPES: usize = 50;
+/// Of each target, on each worker of each node: what the targets have to hold open for nobody.
+const MAX_WARM: u32 = 1_000;
 /// More nodes than a region has.
 const MAX_REPLICAS: u32 = 10_000;
 /// What one log entry and one snapshot are dimensioned for.
@@ -270,9 +272,15 @@ fn bounds(limits: &Limits, findings: &mut Findings) {
 }
 
 fn connections(upstream: &UpstreamOptions, findings: &mut Findings) {
-    let UpstreamOptions { max_idle, idle_timeout, tcp_keepalive, send_proxy: _, protocol: _, tls: _ } =
+    let UpstreamOptions { max_idle, warm, idle_timeout, tcp_keepalive, send_proxy: _, protocol: _, tls: _ } =
         upstream;
     findings.number("upstream.max_idle", *max_idle, 0..=65_535);
+    findings.number("upstream.warm", *warm, 0..=MAX_WARM);
+    if warm > max_idle {
+        let message =
+            format!("`warm` ({warm}) must not be more than `max_idle` ({max_idle}): they would not be kept");
+        findings.add("upstream.warm", CONTRADICTION, message);
+    }
     findings.duration_or_off("upstream.idle_timeout", *idle_timeout, MAX_DURATION);
     if !tcp_keepalive.idle.is_zero() {
         validate_keepalive("upstream.tcp_keepalive", tcp_keepalive, findings);

@@ -238,9 +238,10 @@ fn upstream() -> impl Strategy<Value = UpstreamOptions> {
 
 fn plain_upstream() -> impl Strategy<Value = UpstreamOptions> {
     let send_proxy = prop_oneof![Just(SendProxy::Off), Just(SendProxy::V1), Just(SendProxy::V2)];
-    (any::<u32>(), duration(), duration(), duration(), any::<u32>(), send_proxy).prop_map(
-        |(max_idle, idle_timeout, idle, interval, count, send_proxy)| UpstreamOptions {
+    ((any::<u32>(), any::<u32>()), duration(), duration(), duration(), any::<u32>(), send_proxy).prop_map(
+        |((max_idle, warm), idle_timeout, idle, interval, count, send_proxy)| UpstreamOptions {
             max_idle,
+            warm,
             idle_timeout,
             tcp_keepalive: TcpKeepalive { idle, interval, count },
             send_proxy,

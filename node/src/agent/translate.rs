@@ -175,6 +175,7 @@ fn pool(app: &spec::AppSpec, targets: &[spec::Target], here: &Here) -> proxy::Po
         breaker: app.breaker.as_ref().map(breaker),
         check: check(&app.check),
         max_idle: size(app.upstream.max_idle.into()),
+        warm: size(app.upstream.warm.into()),
         idle_timeout: app.upstream.idle_timeout,
         tcp_keepalive: keepalive(&app.upstream.tcp_keepalive),
         send_proxy: match app.upstream.send_proxy {

@@ -2,7 +2,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    rc::Rc,
+    sync::{Arc, Weak},
 };
 
 use tokio_util::{
@@ -23,12 +24,14 @@ use crate::{
         guard::{GuardPools, Guards, Signers},
         route::{DEFAULT_POOL, Router, is_host_pattern},
     },
+    pool::LocalEndpoint,
     port::Claims,
     rate::Rates,
     room::Room,
     tally::Tallies,
     tls::upstream::Transport,
-    upstream::{Place, Resolver, Upstream, balance::Strategies},
+    upstream::{Endpoint, Place, Resolver, Upstream, balance::Strategies},
+    worker::Worker,
 };
 
 /// Of the canonical form. A spec of the longest size there is takes about a quarter of it.
@@ -50,16 +53,26 @@ pub(crate) struct Compiler<'a> {
     pub(crate) tasks: &'a TaskTracker,
     pub(crate) runtime: &'a tokio::runtime::Handle,
     pub(crate) changed: OnChange,
+    /// Has the workers open connections of a pool ahead.
+    pub(crate) keep_warm: Arc<dyn Fn(Weak<Running>) + Send + Sync>,
 }
 
 /// A pool that is resolved and checked, shared by the generations of an app that have it alike.
 pub(crate) struct Running {
+    app: Arc<str>,
     name: String,
     config: Arc<PoolConfig>,
     transport: Option<Arc<Transport>>,
-    upstream: Arc<Upstream>,
+    pub(crate) upstream: Arc<Upstream>,
     /// The last generation that lets go ends the tasks.
     _stop: DropGuard,
+}
+
+impl Running {
+    /// What a worker knows of one of its endpoints.
+    pub(crate) fn endpoint(&self, worker: &Worker, endpoint: &Endpoint) -> Rc<LocalEndpoint> {
+        worker.endpoint(&self.app, endpoint, &self.config, self.transport.as_ref())
+    }
 }
 
 /// What the generations of an app have in common.
@@ -125,6 +138,9 @@ pub(crate) fn check(
             return invalid(format!("pool `{name}`: PROXY headers are sent for TCP ports, and in the clear"));
         }
         let is_asked = config.access.grpc.as_ref().is_some_and(|grpc| grpc.pool == *name);
+        if pool.warm > 0 && !has_http {
+            return invalid(format!("pool `{name}`: connections are opened ahead for HTTP ports"));
+        }
         if pool.protocol == UpstreamProtocol::Http2 && has_tcp && !is_asked {
             return invalid(format!("pool `{name}`: HTTP/2 is for HTTP ports"));
         }
@@ -188,11 +204,17 @@ pub(crate) fn compile(
     let running: Vec<Arc<Running>> = config
         .pools
         .iter()
-        .map(|(name, pool)| {
+        .map(|(name, pool)| -> Result<Arc<Running>, String> {
             let same = known.iter().find(|known| known.name == *name && *known.config == *pool);
             match same {
                 Some(same) => Ok(Arc::clone(same)),
-                None => start(config, name, pool, compiler).map(Arc::new),
+                None => {
+                    let running = Arc::new(start(config, name, pool, compiler)?);
+                    if pool.warm > 0 {
+                        (compiler.keep_warm)(Arc::downgrade(&running));
+                    }
+                    Ok(running)
+                }
             }
         })
         .collect::<Result<_, _>>()?;
@@ -246,6 +268,6 @@ fn start(
         let resolver = compiler.resolver.cloned();
         Upstream::start_with(resolver, pool, place, layout, compiler.tasks, stop.clone(), changed)
     };
-    let config = Arc::new(pool.clone());
-    Ok(Running { name: name.to_owned(), config, transport, upstream, _stop: stop.drop_guard() })
+    let (app, config) = (Arc::clone(&config.app), Arc::new(pool.clone()));
+    Ok(Running { app, name: name.to_owned(), config, transport, upstream, _stop: stop.drop_guard() })
 }

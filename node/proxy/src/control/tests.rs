@@ -76,6 +76,7 @@ fn compiler<'a>(
         signers,
         zone: None,
         resolver: None,
+        keep_warm: Arc::new(|_: Weak<Running>| ()),
         tasks,
         runtime,
         changed: Arc::new(|_| ()),

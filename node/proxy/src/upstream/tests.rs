@@ -67,6 +67,7 @@ fn pool(targets: &[String], kind: CheckKind) -> PoolConfig {
         balance: BalanceConfig { panic_threshold: 0, ..BalanceConfig::default() },
         check: CheckConfig { kind, port: None, interval: brief, timeout: 50 * brief, rise: 2, fall: 3 },
         max_idle: 1,
+        warm: 0,
         idle_timeout: brief,
         send_proxy: None,
         protocol: UpstreamProtocol::Auto,

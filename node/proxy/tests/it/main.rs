@@ -30,3 +30,4 @@ mod shift;
 mod smuggling;
 mod tcp;
 mod tenants;
+mod warm;

@@ -5,12 +5,13 @@ use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
 use flotilla_proxy::config::{CertificateSource, TlsConfig};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::{
-    ClientConfig, ClientConnection, HandshakeKind, ProtocolVersion, RootCertStore, SupportedProtocolVersion,
+    ClientConfig, ClientConnection, HandshakeKind, ProtocolVersion, RootCertStore, ServerConfig,
+    SupportedProtocolVersion,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
 };
 use tempfile::TempDir;
 use tokio::net::TcpStream;
-use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
 
 use crate::support::{PATIENCE, connect};
 
@@ -60,6 +61,14 @@ impl Authority {
             certificates: names.iter().map(|name| self.named(name)).collect(),
             ..TlsConfig::default()
         }
+    }
+
+    /// Of a server that shows this certificate.
+    pub(crate) fn acceptor(&self, name: &str) -> TlsAcceptor {
+        let (chain, key) = self.identity(name);
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        Arc::new(builder.unwrap().with_no_client_auth().with_single_cert(chain, key).unwrap()).into()
     }
 
     pub(crate) fn client(&self) -> Client {

@@ -44,6 +44,10 @@ pub(super) fn validate(spec: &AppSpec, findings: &mut Findings) {
             findings.add("upstream.tls.server_name", WRONG_VALUE, message);
         }
     }
+    if upstream.warm > 0 && !listen.is_empty() && !has(Protocol::Http) {
+        let message = "connections are opened ahead for requests, and no port of this app is HTTP";
+        findings.add("upstream.warm", CONTRADICTION, message);
+    }
     if upstream.send_proxy != SendProxy::Off {
         if has(Protocol::Http) {
             let message =

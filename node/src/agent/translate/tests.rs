@@ -42,7 +42,7 @@ fn every_field_of_a_spec_arrives() {
             "max_request_line":"50 B","max_header_fields":51,"max_requests_per_connection":52,
             "max_in_flight":41,"max_pending":42,"pending_timeout":"43ms","target_soft":44,"target_hard":45,
             "rate":{"key":"header:X-Key","per_second":46,"burst":47,"max_keys":48}},
-        "upstream": {"max_idle":20,"idle_timeout":"21s","tcp_keepalive":{"idle":"22s","interval":"23s","count":24},
+        "upstream": {"max_idle":20,"warm":5,"idle_timeout":"21s","tcp_keepalive":{"idle":"22s","interval":"23s","count":24},
                      "send_proxy":"v2","protocol":"http1",
                      "tls":{"server_name":"s","ca":"/ca.pem","certificate":"me"}},
         "route": [{"name":"api","match":{"host":["API.example"],"path_prefix":"/v1","methods":["GET"]},"pool":"api"},
@@ -98,6 +98,7 @@ fn every_field_of_a_spec_arrives() {
             fall: 9,
         },
         max_idle: 20,
+        warm: 5,
         idle_timeout: Duration::from_secs(21),
         tcp_keepalive: proxy::TcpKeepalive {
             idle: Duration::from_secs(22),
