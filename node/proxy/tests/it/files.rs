@@ -208,9 +208,11 @@ async fn bulk_arrives_byte_for_byte_in_both_directions_at_once() {
 #[tokio::test]
 async fn what_breaks_behind_the_file_is_a_reset_for_the_client() {
     let (_directory, path) = place();
-    let _origin = FileOrigin::new(&path, |stream| {
+    let _origin = FileOrigin::new(&path, |mut stream| {
         // With something left to read: so a process ends that was killed.
-        Box::pin(async move { stream.readable().await.unwrap() })
+        Box::pin(async move {
+            let _first = stream.read_u8().await.unwrap();
+        })
     });
     let proxy = proxy();
     let (config, listen) = app_at(Tcp, &path);

@@ -23,6 +23,7 @@ mod layers;
 mod limits;
 mod metrics;
 mod mixup;
+mod names;
 mod resilience;
 mod route;
 mod secure;
