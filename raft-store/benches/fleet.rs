@@ -68,7 +68,8 @@ impl Log {
         for app in names {
             for step in &steps {
                 let steps = placed.iter().map(|node| (*node, step.clone())).collect();
-                self.coordinate(Transition::Advance { app: app.clone(), generation, steps });
+                let (app, why) = (app.clone(), String::new());
+                self.coordinate(Transition::Advance { app, generation, steps, why });
             }
             self.coordinate(Transition::Complete { app, generation });
         }
