@@ -47,6 +47,9 @@ const RETRY: Duration = Duration::from_secs(1);
 const AUDIT: Duration = Duration::from_secs(5);
 /// Apps of an audit that are looked at in a row: events do not wait for longer.
 const AUDITED_AT_ONCE: usize = 256;
+/// Apps that are acted on before it is said how far they are: of a thousand that change together the
+/// leader hears as they go.
+const APPS_AT_ONCE: usize = 64;
 /// A traffic thread that stands still for this long while a generation is on trial ends the process: the
 /// next one starts with the generation before. Without a trial there is nobody to blame and nothing won.
 const STALL_MAX: Duration = Duration::from_secs(5);
@@ -69,10 +72,12 @@ pub(crate) struct Running {
 pub(crate) struct Agent {
     me: NodeId,
     fleet: watch::Receiver<Arc<Fleet>>,
-    /// What was acted on last.
+    /// What is acted on, or was last.
     acted_on: Arc<Fleet>,
-    /// Apps to look at although neither the fleet nor the proxy has changed about them.
+    /// Apps to look at, whether or not something has changed about them since.
     due: BTreeSet<AppName>,
+    /// Touched by what is acted on now, and not looked at yet.
+    left: BTreeSet<AppName>,
     /// What is left of the last audit.
     to_audit: BTreeSet<AppName>,
     proxy: Proxy,
@@ -138,6 +143,7 @@ impl Agent {
                 fleet,
                 acted_on: Arc::default(),
                 due: BTreeSet::new(),
+                left: BTreeSet::new(),
                 to_audit: BTreeSet::new(),
                 probes: Probes::new(proxy.clone(), probes),
                 repairs: BTreeMap::new(),
@@ -163,15 +169,21 @@ impl Agent {
         let mut audit = tokio::time::interval(AUDIT);
         audit.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            probes.borrow_and_update();
-            let fleet = self.fleet.borrow_and_update().clone();
-            let mut apps = self.touched(&fleet, proxy.take());
+            // Of much that changes at once one part after the other, and nothing else before it is done.
+            if self.left.is_empty() {
+                probes.borrow_and_update();
+                let fleet = self.fleet.borrow_and_update().clone();
+                self.left = self.touched(&fleet, proxy.take());
+                self.acted_on = fleet;
+            }
+            let fleet = self.acted_on.clone();
+            let mut apps: BTreeSet<AppName> =
+                std::iter::from_fn(|| self.left.pop_first()).take(APPS_AT_ONCE).collect();
             self.reconcile(&fleet, &apps).await;
             apps.append(&mut self.audit_some(&fleet, &apps).await);
             let wanted = leaving::leaving(fleet.members.get(&self.me).map(AsRef::as_ref));
             leaving::follow(&self.proxy, wanted, &mut self.leaving);
             self.publish(&fleet, &apps);
-            self.acted_on = fleet;
             // Cancel-safe: watch channels and intervals remember.
             tokio::select! {
                 changed = self.fleet.changed() => changed?,
@@ -184,7 +196,7 @@ impl Agent {
                 }
                 () = next_survivor(&self.bakes) => self.survive(),
                 _ = audit.tick() => self.audit().await,
-                () = std::future::ready(()), if !self.to_audit.is_empty() => {}
+                () = std::future::ready(()), if self.is_at_work() => {}
             }
         }
     }
@@ -198,6 +210,10 @@ impl Agent {
         // They are tried again by and by.
         apps.extend(self.trials.suspects().map(|((app, _), _)| app.clone()));
         apps
+    }
+
+    fn is_at_work(&self) -> bool {
+        !(self.left.is_empty() && self.due.is_empty() && self.to_audit.is_empty())
     }
 
     /// Apps whose sessions come to an end: nobody says when one does.
@@ -219,7 +235,8 @@ impl Agent {
     /// A part of the audit: apps about which nothing has changed have nothing to be done.
     async fn audit_some(&mut self, fleet: &Fleet, touched: &BTreeSet<AppName>) -> BTreeSet<AppName> {
         let next = std::iter::from_fn(|| self.to_audit.pop_first()).take(AUDITED_AT_ONCE);
-        let apps: BTreeSet<AppName> = next.filter(|app| !touched.contains(app)).collect();
+        let apps: BTreeSet<AppName> =
+            next.filter(|app| !touched.contains(app) && !self.left.contains(app)).collect();
         let actions = self.reconcile(fleet, &apps).await;
         if actions > 0 {
             warn!(actions, "the audit found what no event had led to");
@@ -480,9 +497,10 @@ impl Agent {
                 None => drop(generations.remove(key)),
             }
         }
-        let moved = before.applied != fleet.index || before.generations != generations;
-        if moved {
-            self.running.send_replace(Running { applied: fleet.index, generations });
+        // It has not acted on all that this fleet asks while some apps are left.
+        let applied = if self.left.is_empty() { fleet.index } else { before.applied };
+        if before.applied != applied || before.generations != generations {
+            self.running.send_replace(Running { applied, generations });
         }
     }
 }

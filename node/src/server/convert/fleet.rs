@@ -326,9 +326,9 @@ pub(crate) fn app_to_pb(fleet: &Fleet, name: &AppName) -> Option<v1::App> {
     let app = fleet.apps.get(name)?;
     let placed: Vec<_> = fleet
         .assignments
-        .values()
-        .filter_map(|assignments| {
-            let mut ours = assignments.iter().filter(|((app, _), _)| app == name);
+        .keys()
+        .filter_map(|node| {
+            let mut ours = fleet.assignments_of(*node, name);
             let first = ours.next()?;
             Some(
                 std::iter::once(first)
