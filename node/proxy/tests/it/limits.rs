@@ -145,6 +145,7 @@ async fn a_wait_ends_with_its_deadline_and_with_its_client() {
     let mut late = asking(listen, "/late").await;
     let (head, body) = response(&mut late).await;
     assert_eq!((status(&head), body.as_str()), (503, "too many requests at once\n"));
+    drop(late);
     // From now on nobody is late, but some go away.
     config.generation = 2;
     config.limits.pending_timeout = PATIENCE * 3;
@@ -154,6 +155,7 @@ async fn a_wait_ends_with_its_deadline_and_with_its_client() {
         assert_eq!(status(&refused(&mut clients).await), 503);
         // The other one waits, and goes.
         clients.into_iter().for_each(reset);
+        eventually("only the first is there", || proxy.connections() == 1).await;
         origin.allowed.add_permits(1);
         assert_eq!(status(&response(&mut first).await.0), 200);
         first = asking(listen, "/next").await;
