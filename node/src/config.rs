@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
+use flotilla_proxy::{ProxyConfig, config::Http2Limits};
 use flotilla_raft_store::{Availability, Member, StoreOptions, types::Timings};
 use serde::Deserialize;
 
@@ -114,6 +115,23 @@ pub struct LimitsSection {
     /// Bytes; from 95 % of it on, new connections are turned away until it is less than 90 %. Left out: what the
     /// machine and the control groups of the process allow; 0 = no limit.
     pub memory_budget_bytes: Option<u64>,
+    /// From accept to the end of a PROXY header; from there to the end of a TLS hello that is only looked at.
+    #[serde(with = "duration")]
+    pub proxy_header_timeout: Option<Duration>,
+    #[serde(with = "duration")]
+    pub hello_timeout: Option<Duration>,
+    /// HTTP/2, of one connection of a client: requests at once.
+    pub h2_streams: Option<u32>,
+    /// Bytes of a body that may be on their way here, of one request and of all together.
+    pub h2_stream_window_bytes: Option<u32>,
+    pub h2_connection_window_bytes: Option<u32>,
+    /// Of the fields of a request, and of the table that compresses them.
+    pub h2_header_list_bytes: Option<u32>,
+    pub h2_header_table_bytes: Option<u32>,
+    /// In ten seconds; one more ends the connection.
+    pub h2_resets: Option<u32>,
+    pub h2_pings: Option<u32>,
+    pub h2_settings: Option<u32>,
     /// Traffic threads; 0 = one per core.
     pub workers: Option<usize>,
     /// Free bytes on the data disk below which writes are refused.
@@ -181,6 +199,9 @@ pub struct Config {
     pub max_connections: usize,
     pub max_connections_per_source: usize,
     pub memory_budget: Option<u64>,
+    pub proxy_header_timeout: Duration,
+    pub hello_timeout: Duration,
+    pub http2: Http2Limits,
     pub workers: usize,
     pub free_space_min_bytes: u64,
     pub probe_commands: Option<PathBuf>,
@@ -257,6 +278,7 @@ impl ConfigFile {
             workers => workers,
         };
 
+        let defaults = ProxyConfig::default();
         let data_dir = self.data_dir.unwrap_or_else(|| PathBuf::from("/var/lib/flotilla"));
         let traffic_advertise = match self.traffic.advertise.or(self.traffic.address) {
             Some(address) if !address.is_unspecified() => address.to_string(),
@@ -290,6 +312,13 @@ impl ConfigFile {
             max_connections: self.limits.max_connections.unwrap_or(50_000),
             max_connections_per_source: self.limits.max_connections_per_source.unwrap_or(1_024),
             memory_budget: self.limits.memory_budget_bytes,
+            proxy_header_timeout: early(
+                "proxy_header_timeout",
+                self.limits.proxy_header_timeout,
+                defaults.proxy_header_timeout,
+            )?,
+            hello_timeout: early("hello_timeout", self.limits.hello_timeout, defaults.hello_timeout)?,
+            http2: http2(&self.limits)?,
             workers,
             free_space_min_bytes: self.limits.free_space_min_bytes.unwrap_or(64 << 20),
             probe_commands: self.probes.commands,
@@ -298,6 +327,61 @@ impl ConfigFile {
             log_format: self.log.format.unwrap_or_default(),
         })
     }
+}
+
+/// A wait of connections that nobody knows yet: never endless, or strangers could keep all places.
+fn early(name: &str, asked: Option<Duration>, default: Duration) -> anyhow::Result<Duration> {
+    let timeout = asked.unwrap_or(default);
+    ensure!(
+        (Duration::from_millis(1)..=Duration::from_secs(60)).contains(&timeout),
+        "[limits] {name} = \"{}\": 1ms to 60s",
+        humantime::format_duration(timeout)
+    );
+    Ok(timeout)
+}
+
+fn http2(limits: &LimitsSection) -> anyhow::Result<Http2Limits> {
+    let default = Http2Limits::default();
+    let within = |name: &str, asked: Option<u32>, default: u32, (min, max): (u32, u32)| {
+        let number = asked.unwrap_or(default);
+        ensure!((min..=max).contains(&number), "[limits] {name} = {number}: {min} to {max}");
+        Ok(number)
+    };
+    // RFC 9113 §6.5.2, §6.9.1: a window has 31 bits. Less than that of the protocol would stop clients that do not wait
+    // for our settings.
+    let window = (65_535, (1 << 31) - 1);
+    let often = (10, 1_000_000);
+    let kib = |from: u32, to: u32| (from << 10, to << 10);
+    Ok(Http2Limits {
+        streams: within("h2_streams", limits.h2_streams, default.streams, (1, 10_000))?,
+        stream_window_bytes: within(
+            "h2_stream_window_bytes",
+            limits.h2_stream_window_bytes,
+            default.stream_window_bytes,
+            window,
+        )?,
+        connection_window_bytes: within(
+            "h2_connection_window_bytes",
+            limits.h2_connection_window_bytes,
+            default.connection_window_bytes,
+            window,
+        )?,
+        header_list_bytes: within(
+            "h2_header_list_bytes",
+            limits.h2_header_list_bytes,
+            default.header_list_bytes,
+            kib(8, 1024),
+        )?,
+        header_table_bytes: within(
+            "h2_header_table_bytes",
+            limits.h2_header_table_bytes,
+            default.header_table_bytes,
+            (0, 64 << 10),
+        )?,
+        resets: within("h2_resets", limits.h2_resets, default.resets, often)?,
+        pings: within("h2_pings", limits.h2_pings, default.pings, often)?,
+        settings: within("h2_settings", limits.h2_settings, default.settings, often)?,
+    })
 }
 
 impl Config {
@@ -395,6 +479,30 @@ mod tests {
     }
 
     #[test]
+    fn each_limit_of_a_connection_can_be_said() {
+        let text = "[cluster]\nlisten = \"127.0.0.1:7400\"\n[limits]\nproxy_header_timeout = \"1s\"\n\
+            hello_timeout = \"2s\"\nh2_streams = 3\nh2_stream_window_bytes = 70000\n\
+            h2_connection_window_bytes = 80000\nh2_header_list_bytes = 9000\nh2_header_table_bytes = 0\n\
+            h2_resets = 10\nh2_pings = 11\nh2_settings = 12";
+        let config = resolve(text).unwrap();
+        assert_eq!(config.proxy_header_timeout, Duration::from_secs(1));
+        assert_eq!(config.hello_timeout, Duration::from_secs(2));
+        let expected = Http2Limits {
+            streams: 3,
+            stream_window_bytes: 70_000,
+            connection_window_bytes: 80_000,
+            header_list_bytes: 9_000,
+            header_table_bytes: 0,
+            resets: 10,
+            pings: 11,
+            settings: 12,
+        };
+        assert_eq!(config.http2, expected);
+        let defaults = resolve("[cluster]\nlisten = \"127.0.0.1:7400\"").unwrap();
+        assert_eq!(defaults.http2, Http2Limits::default());
+    }
+
+    #[test]
     fn a_file_that_says_little_gets_the_documented_defaults() {
         let config = resolve("name = \"n1\"\n[cluster]\nlisten = \"127.0.0.1:7400\"").unwrap();
         assert_eq!(config.cluster_advertise, "127.0.0.1:7400");
@@ -437,6 +545,14 @@ mod tests {
             ("[cluster]\nlisten = \"127.0.0.1:7400\"\n[ports]\npool = \"nine\"", "is not FROM-TO"),
             ("[cluster]\nlisten = \":7400\"\nadvertise = \"nowhere\"", "is not host:port"),
             ("name = \"n 1\"\n[cluster]\nlisten = \"127.0.0.1:7400\"", "1 to 63 letters"),
+            (
+                "[cluster]\nlisten = \"127.0.0.1:7400\"\n[limits]\nhello_timeout = \"0s\"",
+                "[limits] hello_timeout = \"0s\": 1ms to 60s",
+            ),
+            (
+                "[cluster]\nlisten = \"127.0.0.1:7400\"\n[limits]\nh2_stream_window_bytes = 1000",
+                "[limits] h2_stream_window_bytes = 1000: 65535 to 2147483647",
+            ),
         ] {
             let error = format!("{:#}", resolve(text).expect_err(text));
             assert!(error.contains(why), "{text}: {error}");

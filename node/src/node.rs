@@ -52,6 +52,9 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         max_connections: config.max_connections,
         max_connections_per_source: config.max_connections_per_source,
         memory_budget: config.memory_budget,
+        proxy_header_timeout: config.proxy_header_timeout,
+        hello_timeout: config.hello_timeout,
+        http2: config.http2,
         zone: Some(config.zone.clone()),
         name_server: None,
     })

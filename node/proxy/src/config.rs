@@ -36,10 +36,35 @@ pub struct ProxyConfig {
     /// Bytes of memory that connections may fill: from 95 % of it on, new ones are turned away until it is less than
     /// 90 %. `None`: what the machine and the control groups of this process allow; 0 = no limit.
     pub memory_budget: Option<u64>,
+    /// From accept to the last byte of a PROXY header, on ports that take one.
+    pub proxy_header_timeout: Duration,
+    /// From there to the last byte of a TLS hello that is only looked at, for the name in it.
+    pub hello_timeout: Duration,
+    pub http2: Http2Limits,
     /// Where this proxy stands, for pools that prefer targets close by.
     pub zone: Option<String>,
     /// Who is asked for the names of targets, over UDP and TCP. `None`: whom the system asks.
     pub name_server: Option<SocketAddr>,
+}
+
+/// What one HTTP/2 connection of a client may ask of us (RFC 9113 §6.5.2, §10.5). Of the process and not of an app,
+/// because it is agreed on before the first request says whose it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Http2Limits {
+    /// Requests at once.
+    pub streams: u32,
+    /// Bytes of one request's body that may be on their way to us.
+    pub stream_window_bytes: u32,
+    /// Of all of them together.
+    pub connection_window_bytes: u32,
+    /// Of a request's fields, as RFC 9113 §6.5.2 counts them, CONTINUATION included.
+    pub header_list_bytes: u32,
+    /// Of the table by which fields are compressed (HPACK).
+    pub header_table_bytes: u32,
+    /// Streams that the client gives up, in ten seconds. One more ends the connection, as do those below.
+    pub resets: u32,
+    pub pings: u32,
+    pub settings: u32,
 }
 
 /// One generation of one app.
@@ -543,8 +568,27 @@ impl Default for ProxyConfig {
             max_connections: 50_000,
             max_connections_per_source: 1_024,
             memory_budget: None,
+            // A proxy sends it with its first packet; three seconds are one that got lost.
+            proxy_header_timeout: Duration::from_secs(3),
+            hello_timeout: Duration::from_secs(5),
+            http2: Http2Limits::default(),
             zone: None,
             name_server: None,
+        }
+    }
+}
+
+impl Default for Http2Limits {
+    fn default() -> Self {
+        Self {
+            streams: 100,
+            stream_window_bytes: 64 << 10,
+            connection_window_bytes: 1 << 20,
+            header_list_bytes: 64 << 10,
+            header_table_bytes: 4 << 10,
+            resets: 100,
+            pings: 100,
+            settings: 100,
         }
     }
 }

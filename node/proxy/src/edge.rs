@@ -9,7 +9,6 @@ use std::{
     pin::Pin,
     rc::Rc,
     sync::Arc,
-    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
@@ -34,12 +33,6 @@ use crate::{
     tls::Tls,
     worker::Worker,
 };
-
-/// From accept to the last byte of a PROXY header. A proxy sends it with its first packet; three seconds are one
-/// that got lost.
-const PROXY_HEADER_TIMEOUT: Duration = Duration::from_secs(3);
-/// From there to the last byte of a client hello that is only looked at.
-const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a port does before the protocol begins. None of it: there is no such thing for the port.
 pub(crate) struct Edge {
@@ -457,7 +450,7 @@ async fn identify(
     }
     // Not counted for the proxy, which has many clients.
     let mut place = admission.enter()?;
-    let until = worker.clock.after(PROXY_HEADER_TIMEOUT);
+    let until = worker.clock.after(worker.shared.early.proxy_header_timeout);
     let header = match worker.clock.within(timer, until, read_proxy_header(stream)).await {
         Ok(Ok(header)) => header,
         Ok(Err(error)) => {
@@ -545,7 +538,7 @@ async fn look_for_name(worker: &Worker, timer: &Rc<Timer>, stream: &TcpStream) -
             }
         }
     };
-    let until = worker.clock.after(HELLO_TIMEOUT);
+    let until = worker.clock.after(worker.shared.early.hello_timeout);
     let found = worker.clock.within(timer, until, Box::pin(look)).await;
     let read = Bytes::copy_from_slice(&read[..length]);
     match found {

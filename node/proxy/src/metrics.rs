@@ -138,7 +138,7 @@ impl Count {
     }
 
     /// One that nobody sees.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn unseen() -> Count {
         Count::new(Counter::noop())
     }
@@ -476,7 +476,7 @@ cells! {
         pending_timeout: Count, rate_keys: Count, memory: Count, header_bytes: Count, header_fields: Count, request_line: Count,
         header_timeout: Count, keep_alive_idle: Count, requests_per_connection: Count, body_idle: Count,
         body_bytes: Count, framing: Count, proxy_header_timeout: Count, tls_handshake_timeout: Count,
-        h2_resets: Count, h2_pings: Count, h2_settings: Count, unclaimed: Count,
+        h2_resets: Count, h2_pings: Count, h2_settings: Count, h2_frames: Count, unclaimed: Count,
     }
 }
 
@@ -506,6 +506,7 @@ impl LimitCells {
             h2_resets: limit("h2_resets"),
             h2_pings: limit("h2_pings"),
             h2_settings: limit("h2_settings"),
+            h2_frames: limit("h2_frames"),
             unclaimed: limit("unclaimed_host"),
         }
     }

@@ -34,7 +34,7 @@ use crate::{
     tally::Tally,
     upstream::{Resolver, balance::Strategies},
     watchdog::Watchdog,
-    worker::{self, Begun, Command, Shared},
+    worker::{self, Begun, Command, Early, Shared},
 };
 
 /// How often the watchdog looks.
@@ -165,6 +165,7 @@ impl Proxy {
             layers,
             overload: Overload::new(config.memory_budget),
             admission: Arc::new(Admission::new(config.max_connections, config.max_connections_per_source)),
+            early: Early::from(&config),
             stopping: AtomicU64::new(0),
             heartbeats: (0..workers).map(|_| AtomicU64::new(0)).collect(),
             listener_restarts: AtomicU64::new(0),

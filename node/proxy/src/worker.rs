@@ -28,7 +28,7 @@ use crate::{
     admission::Admission,
     buffers::{Buffers, Spares},
     clock::{Clock, TICK, millis},
-    config::PoolConfig,
+    config::{Http2Limits, PoolConfig, ProxyConfig},
     control::Running,
     generation::{EndpointTable, Generation, LocalGeneration},
     http::{date::Date, forward::Parts, mirror::Copies},
@@ -85,6 +85,7 @@ pub(crate) struct Shared {
     pub(crate) layers: Layers,
     pub(crate) admission: Arc<Admission>,
     pub(crate) overload: Overload,
+    pub(crate) early: Early,
     /// 0, or the node stops: finish what is there, politely, and give an idle connection only this
     /// many milliseconds more.
     pub(crate) stopping: AtomicU64,
@@ -92,6 +93,20 @@ pub(crate) struct Shared {
     pub(crate) heartbeats: Vec<AtomicU64>,
     pub(crate) listener_restarts: AtomicU64,
     pub(crate) begun: Begun,
+}
+
+/// Bounds of a connection before anybody knows whose it is; see [`ProxyConfig`].
+pub(crate) struct Early {
+    pub(crate) proxy_header_timeout: Duration,
+    pub(crate) hello_timeout: Duration,
+    pub(crate) http2: Http2Limits,
+}
+
+impl From<&ProxyConfig> for Early {
+    fn from(config: &ProxyConfig) -> Early {
+        let ProxyConfig { proxy_header_timeout, hello_timeout, http2, .. } = *config;
+        Early { proxy_header_timeout, hello_timeout, http2 }
+    }
 }
 
 /// Per app, the requests and sessions that all workers have seen begin.

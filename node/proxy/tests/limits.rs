@@ -4,6 +4,9 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![cfg(target_os = "linux")]
 
+#[path = "it/frames.rs"]
+#[allow(dead_code, reason = "each program uses what it needs")]
+mod frames;
 #[path = "it/support.rs"]
 #[allow(dead_code, reason = "each program uses what it needs")]
 mod support;
@@ -12,9 +15,12 @@ use std::{net::SocketAddr, sync::LazyLock, time::Duration};
 
 use flotilla_proxy::{
     AppConfig, ProxyConfig,
-    config::{Limits, Protocol, ProxyProtocol, RateConfig, RateKey, RetryConfig, RouteConfig, Timeouts},
+    config::{
+        Http2Limits, Limits, Protocol, ProxyProtocol, RateConfig, RateKey, RetryConfig, RouteConfig, Timeouts,
+    },
     metrics,
 };
+use frames::{Outcome, Raw, frame};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use support::*;
 use tokio::{
@@ -49,6 +55,18 @@ fn every_limit_is_on_without_being_asked_for() {
     assert_eq!((proxy.max_connections, proxy.max_connections_per_source), (50_000, 1_024));
     assert_eq!(proxy.memory_budget, None, "what the machine allows");
     let seconds = Duration::from_secs;
+    assert_eq!((proxy.proxy_header_timeout, proxy.hello_timeout), (seconds(3), seconds(5)));
+    let http2 = Http2Limits {
+        streams: 100,
+        stream_window_bytes: 64 << 10,
+        connection_window_bytes: 1 << 20,
+        header_list_bytes: 64 << 10,
+        header_table_bytes: 4 << 10,
+        resets: 100,
+        pings: 100,
+        settings: 100,
+    };
+    assert_eq!(proxy.http2, http2);
     let Limits {
         max_header_bytes,
         max_request_line_bytes,
@@ -97,12 +115,12 @@ fn http2(times: usize, frame: impl Fn(usize) -> Vec<u8>) -> Vec<u8> {
     bytes
 }
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    let mut bytes = vec![length[1], length[2], length[3], kind, flags];
-    bytes.extend(stream.to_be_bytes());
-    bytes.extend(payload);
-    bytes
+/// A request that is given up at once.
+fn given_up(at: usize) -> Vec<u8> {
+    let stream = u32::try_from(2 * at + 1).unwrap();
+    // GET, http and `/` of the static table (RFC 7541, appendix A), and `:authority: a`.
+    let request = frame(1, 5, stream, &[0x82, 0x86, 0x84, 0x01, 0x01, b'a']);
+    [request, frame(3, 0, stream, &8_u32.to_be_bytes())].concat()
 }
 
 const BRIEF: Duration = Duration::from_millis(200);
@@ -200,6 +218,15 @@ fn rows() -> Vec<Row> {
         ),
         row("h2_pings", |_| (), 1, http2(101, |_| frame(6, 0, 0, b"abcdefgh"))),
         row("h2_settings", |_| (), 1, http2(101, |_| frame(4, 0, 0, &[]))),
+        row("h2_resets", |_| (), 1, http2(101, given_up)),
+        Row { start: |proxy| proxy.http2.resets = 10, ..row("h2_resets", |_| (), 1, http2(11, given_up)) },
+        // HEADERS, and CONTINUATION that never ends them.
+        row("h2_frames", |_| (), 1, {
+            http2(10_000, |at| match at {
+                0 => frame(1, 1, 1, &[0x82]),
+                _ => frame(9, 0, 1, &[]),
+            })
+        }),
     ]
 }
 
@@ -262,6 +289,49 @@ async fn every_limit_is_counted_when_it_is_reached() {
             let _ended = tokio::time::timeout(Duration::from_millis(100), clients.join_next()).await;
         }
     }
+}
+
+/// Whether the connection goes on behind these frames.
+async fn after(raw: &mut Raw, frames: Vec<u8>) -> Outcome {
+    raw.send(&[frames, frame(6, 0, 0, b"abcdefgh")].concat()).await;
+    loop {
+        match raw.outcome(true).await {
+            // Of a request that was answered before it was given up.
+            Outcome::Answer(_) | Outcome::Stream(_) => {}
+            other => return other,
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_may_give_up_a_hundred_requests_and_the_next_one_ends_its_connection() {
+    const CALM: Outcome = Outcome::Connection(11);
+    let _alone = ALONE.lock().await;
+    LazyLock::force(&EXPORTER);
+    let origin = origin().await;
+    // So that PINGs do not decide.
+    let proxy = proxy_with(|config| config.http2.pings = 1_000);
+    let (config, listen) = app(Protocol::Http, &[origin.address]);
+    serve(&proxy, &config).await;
+    let before = hits("h2_resets");
+    // In one burst, none accepted before it was given up; and one after the other.
+    for (number, burst) in [(1, 100), (2, 1)] {
+        let mut raw = Raw::connect(listen).await;
+        let mut outcome = Outcome::Alive;
+        let (begun, mut given) = (Instant::now(), 0);
+        // A machine that is too busy to do it within one window begins another one.
+        while outcome == Outcome::Alive && (given <= 100 || begun.elapsed() > Duration::from_secs(9)) {
+            assert!(given < 10_000, "it never ends");
+            let next = if given < 100 { burst } else { 1 };
+            outcome = after(&mut raw, (given..given + next).flat_map(given_up).collect()).await;
+            given += next;
+        }
+        assert!(given > 100, "{outcome:?} after {given}");
+        assert_eq!(outcome, CALM, "after {given}");
+        eventually("it is counted", || hits("h2_resets") == before + number).await;
+    }
+    let mut client = connect(listen).await;
+    assert_eq!(get(&mut client, "/").await.0, 200);
 }
 
 /// Anonymous memory of this process, in KiB.

@@ -39,17 +39,12 @@ use crate::{
 };
 
 pub(crate) mod link;
-mod meter;
+pub(crate) mod meter;
 pub(crate) mod stream;
 
 use meter::{Breach, Meter};
 use stream::StreamIo;
 
-const STREAMS_MAX: u32 = 100;
-const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
-const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
-const HEADER_LIST_BYTES_MAX: u32 = 64 * 1024;
-const HEADER_TABLE_BYTES: u32 = 4 * 1024;
 /// What waits to be sent on one stream before its source is held back.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
 /// From accept to the client's preface and settings.
@@ -67,15 +62,18 @@ pub(crate) async fn serve(
     io: Stream,
 ) -> End {
     let breach = Rc::new(Cell::new(None));
-    let io =
-        Watched { begun, io, meter: Meter::new(), breach: Rc::clone(&breach), worker: Rc::clone(&worker) };
+    let limits = worker.shared.early.http2;
+    let meter = Meter::new(&limits);
+    let io = Watched { begun, io, meter, breach: Rc::clone(&breach), worker: Rc::clone(&worker) };
     let mut builder = server::Builder::new();
     builder
-        .max_concurrent_streams(STREAMS_MAX)
-        .initial_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_header_list_size(HEADER_LIST_BYTES_MAX)
-        .header_table_size(HEADER_TABLE_BYTES)
+        .max_concurrent_streams(limits.streams)
+        .initial_window_size(limits.stream_window_bytes)
+        .initial_connection_window_size(limits.connection_window_bytes)
+        .max_header_list_size(limits.header_list_bytes)
+        .header_table_size(limits.header_table_bytes)
+        // The meter counts all resets, so it comes first: what is left to this is one burst over two windows.
+        .max_pending_accept_reset_streams(usize::try_from(limits.resets).unwrap_or(usize::MAX))
         .max_send_buffer_size(SEND_BUFFER_BYTES);
     let until = worker.clock.after(HANDSHAKE_TIMEOUT);
     let http = match worker.clock.within(&timer, until, builder.handshake::<_, Bytes>(io)).await {
@@ -175,7 +173,13 @@ impl Session {
                     self.start(request, respond);
                     continue;
                 }
-                Poll::Ready(Some(Err(_))) => return Poll::Ready(End::Reset),
+                Poll::Ready(Some(Err(error))) => {
+                    // Frames that cost their sender nothing: empty ones, and CONTINUATION without end.
+                    if error.is_library() && error.reason() == Some(Reason::ENHANCE_YOUR_CALM) {
+                        self.worker.limits.h2_frames.one();
+                    }
+                    return Poll::Ready(End::Reset);
+                }
                 Poll::Ready(None) => return Poll::Ready(End::Done),
                 Poll::Pending => {}
             }

@@ -14,7 +14,7 @@ use crate::{
     clock::TICK,
     overload::Overload,
     upstream::balance::Strategies,
-    worker::{Begun, Shared, Worker},
+    worker::{Begun, Early, Shared, Worker},
 };
 
 const BULK_BYTES: usize = 6 << 20;
@@ -25,6 +25,7 @@ fn worker() -> Worker {
         layers: crate::Layers::default(),
         overload: Overload::new(Some(0)),
         admission: Arc::new(Admission::new(0, 0)),
+        early: Early::from(&crate::ProxyConfig::default()),
         stopping: 0.into(),
         heartbeats: vec![0.into()],
         listener_restarts: 0.into(),

@@ -1,6 +1,7 @@
 //! What may be in flight at once, who waits for it, and how often a client may ask.
 
 use std::{
+    collections::BTreeMap,
     io,
     net::SocketAddr,
     sync::{
@@ -12,15 +13,23 @@ use std::{
 
 use flotilla_proxy::{
     AppConfig, Proxy,
-    config::{AccessConfig, Limits, Protocol, RateConfig, RateKey, RetryConfig, RouteConfig},
+    config::{
+        AccessConfig, Http2Limits, Limits, Protocol, ProxyProtocol, RateConfig, RateKey, RetryConfig,
+        RouteConfig,
+    },
 };
 use tokio::{
+    io::AsyncReadExt,
     net::TcpStream,
     sync::{Semaphore, watch},
     task::JoinSet,
+    time::timeout,
 };
 
-use crate::support::*;
+use crate::{
+    frames::{ACK, Raw, SETTINGS, WINDOW_UPDATE},
+    support::*,
+};
 
 /// An origin that answers as many requests as it is allowed to, and counts those that it has.
 struct Gated {
@@ -274,4 +283,72 @@ async fn a_new_deny_ends_connections_that_were_let_in() {
     let head = response(&mut client).await.0;
     assert_eq!((status(&head), field(&head, "connection")), (403, Some("close")));
     assert_eq!(rest(&mut client).await.unwrap(), b"");
+}
+
+#[tokio::test]
+async fn how_long_a_hello_and_a_proxy_header_may_take_are_settings() {
+    let origin = Origin::echo().await;
+    let (patient, hasty) = (Duration::from_secs(60), Duration::from_millis(100));
+    let start = async |proxy_header_timeout, hello_timeout| {
+        let proxy = proxy_with(|config| {
+            config.proxy_header_timeout = proxy_header_timeout;
+            config.hello_timeout = hello_timeout;
+        });
+        let (mut config, listen) = app(Protocol::Tcp, &[origin.address]);
+        config.ports[0].proxy_protocol = ProxyProtocol::Accept;
+        config.ports[0].trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+        config.routes = vec![RouteConfig::hosts("a", ["a.test"], "default")];
+        serve(&proxy, &config).await;
+        (proxy, listen)
+    };
+    let header = b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n";
+    for (what, begins, hurries) in [
+        ("a PROXY header", &b"PROXY TCP4 "[..], start(hasty, patient).await),
+        ("a hello", &[&header[..], b"\x16\x03"].concat(), start(patient, hasty).await),
+    ] {
+        let (_waits, listen) = start(patient, patient).await;
+        let mut waiting = connect(listen).await;
+        send(&mut waiting, begins).await;
+        let mut hurried = connect(hurries.1).await;
+        send(&mut hurried, begins).await;
+        // With a reset or without: it is over.
+        let _ended = rest(&mut hurried).await;
+        // The one that came first is still waited for.
+        let open = timeout(Duration::from_millis(50), waiting.read_u8()).await;
+        assert!(open.is_err(), "{what}: {open:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_client_may_ask_of_http2_is_a_setting_and_it_is_told() {
+    let origin = Origin::http("").await;
+    let http2 = Http2Limits {
+        streams: 7,
+        stream_window_bytes: 70_000,
+        connection_window_bytes: 200_000,
+        header_list_bytes: 9_000,
+        header_table_bytes: 1_000,
+        ..Http2Limits::default()
+    };
+    let proxy = proxy_with(|config| config.http2 = http2);
+    let (config, listen) = app(Protocol::Http, &[origin.address]);
+    serve(&proxy, &config).await;
+    let mut raw = Raw::connect(listen).await;
+    let mut settings = BTreeMap::new();
+    let mut window = 65_535;
+    while settings.is_empty() || window == 65_535 {
+        let (kind, flags, stream, payload) = raw.frame().await.expect("it goes on");
+        match (kind, flags & ACK, stream) {
+            (SETTINGS, 0, 0) => settings.extend(payload.chunks(6).map(|one| {
+                let (id, value) = one.split_at(2);
+                (u16::from_be_bytes(id.try_into().unwrap()), u32::from_be_bytes(value.try_into().unwrap()))
+            })),
+            (WINDOW_UPDATE, _, 0) => window += u32::from_be_bytes(payload.try_into().unwrap()),
+            _ => {}
+        }
+    }
+    // RFC 9113 §6.5.2.
+    let said = [1, 3, 4, 6].map(|id| settings.get(&id).copied());
+    assert_eq!(said, [Some(1_000), Some(7), Some(70_000), Some(9_000)], "{settings:?}");
+    assert_eq!(window, 200_000);
 }

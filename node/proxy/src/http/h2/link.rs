@@ -18,14 +18,18 @@ use super::{
         body::Medium,
         head::{Head, Tag},
     },
-    CONNECTION_WINDOW_BYTES, HEADER_LIST_BYTES_MAX, HEADER_TABLE_BYTES, SEND_BUFFER_BYTES,
-    STREAM_WINDOW_BYTES,
+    SEND_BUFFER_BYTES,
     stream::{Input, Output, broken, put_fields},
 };
 use crate::{metrics::AppCells, stream::Stream, tcp::Active};
 
 /// Of an endpoint that has not said how many streams it takes.
 const STREAMS_AT_FIRST: usize = 100;
+/// What an endpoint may have on its way to us: of one answer, and of all on a connection.
+const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+const HEADER_LIST_BYTES_MAX: u32 = 64 * 1024;
+const HEADER_TABLE_BYTES: u32 = 4 * 1024;
 
 pub(crate) struct LinkIo {
     send: SendRequest<Bytes>,

@@ -2,10 +2,10 @@
 //!
 //! Looks at frame headers as they pass (RFC 9113 §4.1) and at nothing else. Pure.
 
-/// Frames of one kind in one window of time.
-const FRAMES_MAX: u32 = 100;
-const WINDOW_MILLIS: u64 = 10_000;
-const PREFACE_BYTES: usize = 24;
+use crate::config::Http2Limits;
+
+pub(crate) const WINDOW_MILLIS: u64 = 10_000;
+pub(crate) const PREFACE_BYTES: usize = 24;
 const HEADER_BYTES: usize = 9;
 
 const PRIORITY: u8 = 2;
@@ -35,24 +35,24 @@ pub(crate) struct Meter {
     /// Bytes to pass over: the preface, then payloads.
     skip: usize,
     has_begun: bool,
-    since: u64,
-    resets: u32,
-    pings: u32,
-    settings: u32,
+    /// When the window began, in milliseconds.
+    since: Option<u64>,
+    /// Resets, pings and settings in it, and how many of each there may be.
+    counts: [u32; 3],
+    max: [u32; 3],
 }
 
 impl Meter {
     /// Of the bytes after a TLS handshake or a TCP one, the preface included.
-    pub(crate) fn new() -> Meter {
+    pub(crate) fn new(limits: &Http2Limits) -> Meter {
         Meter {
             header: [0; HEADER_BYTES],
             have: 0,
             skip: PREFACE_BYTES,
             has_begun: false,
-            since: 0,
-            resets: 0,
-            pings: 0,
-            settings: 0,
+            since: None,
+            counts: [0; 3],
+            max: [limits.resets, limits.pings, limits.settings],
         }
     }
 
@@ -95,21 +95,17 @@ impl Meter {
     }
 
     fn count(&mut self, kind: u8, flags: u8, now: u64) -> Result<(), Breach> {
-        let (count, breach) = match (kind, flags & ACK) {
-            (RST_STREAM, _) => (&mut self.resets, Breach::Resets),
-            (PING, 0) => (&mut self.pings, Breach::Pings),
-            (SETTINGS, 0) => (&mut self.settings, Breach::Settings),
+        let (at, breach) = match (kind, flags & ACK) {
+            (RST_STREAM, _) => (0, Breach::Resets),
+            (PING, 0) => (1, Breach::Pings),
+            (SETTINGS, 0) => (2, Breach::Settings),
             _ => return Ok(()),
         };
-        *count += 1;
-        if *count <= FRAMES_MAX {
-            return Ok(());
+        if self.since.is_none_or(|since| now.saturating_sub(since) >= WINDOW_MILLIS) {
+            (self.since, self.counts) = (Some(now), [0; 3]);
         }
-        if now.saturating_sub(self.since) < WINDOW_MILLIS {
-            return Err(breach);
-        }
-        (self.since, self.resets, self.pings, self.settings) = (now, 0, 0, 0);
-        Ok(())
+        self.counts[at] += 1;
+        if self.counts[at] <= self.max[at] { Ok(()) } else { Err(breach) }
     }
 }
 
@@ -133,7 +129,7 @@ mod tests {
             }
         }
         for piece in [1, 2, 9, 10, bytes.len()] {
-            let mut meter = Meter::new();
+            let mut meter = Meter::new(&Http2Limits::default());
             let got = bytes.chunks(piece).try_for_each(|piece| meter.see(piece, 1));
             assert_eq!(got, want, "{frames:?} in pieces of {piece}");
         }
@@ -165,15 +161,26 @@ mod tests {
     #[test]
     fn it_begins_with_settings() {
         for first in [frame(PING, 0, 8), frame(SETTINGS, ACK, 0), frame(1, 5, 20)] {
-            let mut meter = Meter::new();
+            let mut meter = Meter::new(&Http2Limits::default());
             meter.see(&[0; PREFACE_BYTES], 0).unwrap();
             assert_eq!(meter.see(&first, 0), Err(Breach::NoSettings));
         }
     }
 
     #[test]
+    fn a_connection_that_comes_late_has_no_more_of_them_than_the_first() {
+        let mut meter = Meter::new(&Http2Limits::default());
+        meter.see(&[0; PREFACE_BYTES], 3_600_000).unwrap();
+        meter.see(&frame(SETTINGS, 0, 0), 3_600_000).unwrap();
+        for n in 0..100 {
+            assert_eq!(meter.see(&frame(RST_STREAM, 0, 4), 3_600_000 + n), Ok(()));
+        }
+        assert_eq!(meter.see(&frame(RST_STREAM, 0, 4), 3_609_999), Err(Breach::Resets));
+    }
+
+    #[test]
     fn time_forgives() {
-        let mut meter = Meter::new();
+        let mut meter = Meter::new(&Http2Limits::default());
         meter.see(&[0; PREFACE_BYTES], 0).unwrap();
         meter.see(&frame(SETTINGS, 0, 0), 0).unwrap();
         for second in 0..100 {
