@@ -137,11 +137,11 @@ impl Router {
             for host in &route.hosts {
                 let lower = host.to_ascii_lowercase();
                 let (name, list) = match (lower.strip_prefix("*."), lower.strip_suffix(".*")) {
-                    (Some(suffix), _) => (suffix, &mut router.by_suffix),
+                    (Some(suffix), _) => (without_dot(suffix), &mut router.by_suffix),
+                    // Its end is not that of a name.
                     (None, Some(prefix)) => (prefix, &mut router.by_prefix),
-                    (None, None) => (lower.as_str(), &mut router.exact),
+                    (None, None) => (without_dot(&lower), &mut router.exact),
                 };
-                let name = name.strip_suffix('.').unwrap_or(name);
                 if !is_host_name(name) {
                     return Err(CompileError::Host { route: route.name.clone(), host: host.clone() });
                 }
@@ -295,8 +295,14 @@ impl Treatment {
 
 /// A host name, or one with `*.` before or `.*` behind it.
 pub(crate) fn is_host_pattern(host: &str) -> bool {
-    let name = host.strip_prefix("*.").or_else(|| host.strip_suffix(".*")).unwrap_or(host);
-    is_host_name(name.strip_suffix('.').unwrap_or(name))
+    match host.strip_suffix(".*") {
+        Some(prefix) if !host.starts_with("*.") => is_host_name(prefix),
+        Some(_) | None => is_host_name(without_dot(host.strip_prefix("*.").unwrap_or(host))),
+    }
+}
+
+fn without_dot(name: &str) -> &str {
+    name.strip_suffix('.').unwrap_or(name)
 }
 
 /// Letters, digits, `-`, `_` and dots between them, or an IPv6 address in brackets.

@@ -51,8 +51,9 @@ impl Head {
                 self.put_field(name.as_str().as_bytes(), value.as_bytes())?;
             }
         }
-        // RFC 9113 §8.2.3: it may come in pieces, which HTTP/1.1 does not know.
-        let mut cookies = parts.headers.get_all(header::COOKIE).iter();
+        // RFC 9113 §8.2.3: it may come in pieces, which HTTP/1.1 does not know. Empty ones would leave white space at
+        // the end of a value.
+        let mut cookies = parts.headers.get_all(header::COOKIE).iter().filter(|piece| !piece.is_empty());
         if let Some(first) = cookies.next() {
             self.put_field(b"Cookie", first.as_bytes())?;
             cookies.try_for_each(|next| self.extend_last(b"; ", next.as_bytes()))?;
@@ -196,6 +197,10 @@ mod tests {
             (
                 get("http://a/").header("cookie", "b=1").header("x", "").header("cookie", "c=2"),
                 Ok("GET / HTTP/1.1\r\nHost: a\r\nx: \r\nCookie: b=1; c=2\r\n\r\n"),
+            ),
+            (
+                get("http://a/").header("cookie", "").header("cookie", "b=1").header("cookie", ""),
+                Ok("GET / HTTP/1.1\r\nHost: a\r\nCookie: b=1\r\n\r\n"),
             ),
             (Request::options("*").header("host", "a"), Ok("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n")),
             (get("http://a/").header("host", "b"), Err(Malformed::Syntax)),

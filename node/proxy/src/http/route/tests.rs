@@ -90,6 +90,19 @@ fn hosts_match_exactly_or_by_whole_labels_at_either_end() {
 }
 
 #[test]
+fn a_pattern_with_an_empty_label_is_refused() {
+    for host in ["a..*", ".a.*", ".*", "*..a", "*.", "a..b", ".a", "a..", ""] {
+        let route = RouteConfig::hosts("r", [host], "web");
+        let refused = Router::compile(&[route], &["web".to_owned()]);
+        assert!(matches!(refused, Err(CompileError::Host { .. })), "{host}: {refused:?}");
+        assert!(!is_host_pattern(host), "{host}");
+    }
+    for host in ["a.b.", "*.a.", "a.*", "[::1]"] {
+        assert!(is_host_pattern(host), "{host}");
+    }
+}
+
+#[test]
 fn a_host_longer_than_any_name_matches_only_routes_without_host() {
     let long = format!("{}.example.com", "A".repeat(300));
     check(&router(&["wild *.example.com -"]), &format!("GET {long} /"), None);
