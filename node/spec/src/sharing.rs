@@ -7,6 +7,9 @@ use crate::{AppSpec, Listen, Protocol, Tls};
 /// Stands for all names that nobody else claims.
 pub const ANY_HOST: &str = "*";
 
+/// The pool that `targets` make, and where everything goes that no route claims.
+pub(crate) const DEFAULT_POOL: &str = "default";
+
 /// The names of a port that are the app's: the hosts of `listen`; else those of its routes, where each names some and
 /// there is nothing for other requests; else [`ANY_HOST`]. In lower case, without a dot at the end.
 pub fn claims(app: &AppSpec, listen: &Listen) -> BTreeSet<String> {
@@ -18,6 +21,7 @@ pub fn claims(app: &AppSpec, listen: &Listen) -> BTreeSet<String> {
         listen.protocol == Protocol::Http || app.listen.iter().all(|listen| listen.protocol == Protocol::Tcp);
     let is_closed = !app.route.is_empty()
         && app.targets.is_empty()
+        && !app.pool.contains_key(DEFAULT_POOL)
         && app.route.iter().all(|route| !route.matches.host.is_empty());
     if !(is_routed && is_closed) {
         return BTreeSet::from([ANY_HOST.to_owned()]);
@@ -82,6 +86,12 @@ mod tests {
         check(
             &format!(
                 "listen = [\"http:80\"]\ntargets = [\"a:1\"]\n{routed}match = {{ host = [\"a.test\"] }}"
+            ),
+            &["*"],
+        );
+        check(
+            &format!(
+                "listen = [\"http:80\"]\npool.default.targets = [\"a:1\"]\n{routed}match = {{ host = [\"a.test\"] }}"
             ),
             &["*"],
         );

@@ -331,4 +331,6 @@ fn size(limit: u64) -> usize {
 }
 
 #[cfg(test)]
+mod shared_ports;
+#[cfg(test)]
 mod tests;

@@ -6,6 +6,7 @@ use super::{Findings, address::is_host_name, balance::is_token};
 use crate::{
     AppSpec, Match, Mirror, Protocol, Route, ValueMatch,
     diagnostic::{CONTRADICTION, DUPLICATE, MISSING, TOO_LARGE, UNKNOWN_NAME, WRONG_VALUE},
+    sharing::DEFAULT_POOL,
     units::size_text,
 };
 
@@ -20,8 +21,6 @@ const MAX_PATTERN_BYTES: usize = 1024;
 const MAX_PROGRAM_BYTES: usize = 128 * 1024;
 /// Of the body of a request that is copied.
 const MAX_COPIED_BYTES: u64 = 1 << 20;
-/// The pool that `targets` of the app make.
-const DEFAULT_POOL: &str = "default";
 
 pub(super) fn validate(spec: &AppSpec, findings: &mut Findings) {
     let routes = &spec.route;
