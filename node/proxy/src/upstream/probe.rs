@@ -293,6 +293,72 @@ mod tests {
         assert_eq!(run(&probe).await, Err("timed out after 50ms".to_owned()));
     }
 
+    /// What a server does that was sent the beginning of HTTP/2.
+    #[derive(Clone, Copy, Debug)]
+    enum Does {
+        CloseUnread,
+        CloseRead,
+        /// Says so much and then nothing.
+        Say(&'static [u8]),
+        SayAndClose(&'static [u8]),
+    }
+
+    const SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
+    /// After no stream, without an error.
+    const GOAWAY: &[u8] = b"\0\0\0\x04\0\0\0\0\0\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\0";
+    /// Of stream 1: a status, and more to come.
+    const HEADERS: &[u8] = b"\0\0\0\x04\0\0\0\0\0\0\0\x01\x01\x04\0\0\0\x01\x88";
+
+    async fn act(listener: TcpListener, does: Does) {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        if matches!(does, Does::CloseUnread) {
+            return;
+        }
+        // The check may be over by then, and the connection reset.
+        let mut read = [0; 1024];
+        let _preface = stream.read(&mut read).await;
+        let (says, closes) = match does {
+            Does::CloseUnread | Does::CloseRead => (&[][..], true),
+            Does::Say(says) => (says, false),
+            Does::SayAndClose(says) => (says, true),
+        };
+        let _said = stream.write_all(says).await;
+        while !closes && stream.read(&mut read).await.is_ok_and(|count| count > 0) {}
+    }
+
+    #[tokio::test]
+    async fn a_grpc_check_fails_in_time_whatever_a_server_does_instead_of_answering() {
+        const CLOSED: &str = "closed without an answer";
+        const LATE: &str = "timed out after 300ms";
+        const LATE_AFTER: Duration = Duration::from_millis(300);
+        for (does, expected) in [
+            (Does::CloseUnread, CLOSED),
+            (Does::CloseRead, CLOSED),
+            (Does::Say(b""), LATE),
+            (Does::Say(SETTINGS), LATE),
+            // Too early, or without an end.
+            (Does::Say(HEADERS), ""),
+            (Does::SayAndClose(SETTINGS), CLOSED),
+            (Does::SayAndClose(HEADERS), ""),
+            (Does::Say(GOAWAY), "the answer is not gRPC"),
+            (Does::SayAndClose(GOAWAY), "the answer is not gRPC"),
+            (Does::Say(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "the answer is not gRPC"),
+            (Does::SayAndClose(b"SSH-2.0-OpenSSH_9.2\r\n"), "the answer is not gRPC"),
+        ] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let kind = CheckKind::Grpc { service: String::new() };
+            let mut probe = probe(listener.local_addr().unwrap(), kind);
+            // Who is not silent is not waited for.
+            probe.timeout = if ["", LATE].contains(&expected) { LATE_AFTER } else { Duration::from_secs(20) };
+            let mut server = JoinSet::new();
+            server.spawn(act(listener, does));
+            let verdict = tokio::time::timeout(Duration::from_secs(10), run(&probe)).await;
+            let why = verdict.expect("a verdict in time").expect_err("it did not say that it serves");
+            assert!(why.starts_with(expected), "{does:?}: {why}");
+            server.join_next().await.unwrap().unwrap();
+        }
+    }
+
     #[tokio::test]
     async fn a_path_that_is_none_is_an_error_and_no_panic() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

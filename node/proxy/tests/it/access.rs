@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
 use flotilla_proxy::{
     AppConfig, Extensions, Proxy, ProxyConfig, Sign, Signers, Unsigned,
     config::{
@@ -18,12 +21,18 @@ use flotilla_proxy::{
         UpstreamProtocol,
     },
 };
-use jsonwebtoken::{EncodingKey, Header, encode};
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use prost::Message;
-use serde_json::json;
-use tokio::{net::TcpStream, task::JoinSet};
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData as _};
+use rustls::pki_types::{PrivatePkcs1KeyDer, pem::PemObject as _};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    task::JoinSet,
+};
 
-use crate::support::*;
+use crate::{secure::Authority, support::*};
 
 /// Answers with what it was sent.
 async fn mirror() -> Origin {
@@ -110,7 +119,7 @@ async fn key_server() -> (Origin, Arc<Mutex<Vec<(&'static str, &'static str)>>>,
                 .unwrap()
                 .iter()
                 .map(|(kid, secret)| {
-                    let k = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(secret);
+                    let k = URL_SAFE_NO_PAD.encode(secret);
                     json!({ "kty": "oct", "kid": kid, "k": k })
                 })
                 .collect();
@@ -165,6 +174,119 @@ async fn tokens_are_checked_with_keys_that_are_fetched_when_they_are_new() {
     serve(&proxy, &other).await;
     let mut client = connect(listen).await;
     assert_eq!(ask(&mut client, &bearer("one", "first", later)).await.0, 503);
+}
+
+/// A pair of keys: what tokens are signed with, and what the set says of it.
+struct Signer {
+    algorithm: Algorithm,
+    private: EncodingKey,
+    public: Value,
+}
+
+impl Signer {
+    /// PKCS #1, as `openssl genrsa -traditional 2048` writes it.
+    fn rsa(pem: &[u8]) -> Signer {
+        let key = PrivatePkcs1KeyDer::from_pem_slice(pem).unwrap();
+        let der = key.secret_pkcs1_der();
+        // RFC 8017 §A.1.2: a sequence of the version, a modulus of 257 bytes of which the first is 0, the exponent.
+        assert_eq!((&der[4..12], &der[268..273]), (&[2, 1, 0, 2, 0x82, 1, 1, 0][..], &[2, 3, 1, 0, 1][..]));
+        let b64 = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        let public = json!({ "kty": "RSA", "n": b64(&der[12..268]), "e": b64(&[1, 0, 1]) });
+        Signer { algorithm: Algorithm::RS256, private: EncodingKey::from_rsa_der(der), public }
+    }
+
+    fn curve() -> Signer {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        let (x, y) = key.der_bytes()[1..].split_at(32);
+        let b64 = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        let public = json!({ "kty": "EC", "crv": "P-256", "x": b64(x), "y": b64(y) });
+        Signer {
+            algorithm: Algorithm::ES256,
+            private: EncodingKey::from_ec_der(&key.serialize_der()),
+            public,
+        }
+    }
+
+    /// In a set, under that name.
+    fn named(&self, kid: &str) -> Value {
+        let mut public = self.public.clone();
+        public["kid"] = kid.into();
+        public
+    }
+
+    fn bearer(&self, kid: &str) -> String {
+        let header = Header { kid: Some(kid.to_owned()), ..Header::new(self.algorithm) };
+        let claims = json!({ "exp": jsonwebtoken::get_current_timestamp() + 600 });
+        format!("authorization: Bearer {}\r\n", encode(&header, &claims, &self.private).unwrap())
+    }
+}
+
+#[tokio::test]
+async fn keys_come_over_https_from_whom_the_authority_vouches_for_and_change_while_they_are_used() {
+    let first = Signer::rsa(include_bytes!("../testdata/rsa-1.pem"));
+    let second = Signer::rsa(include_bytes!("../testdata/rsa-2.pem"));
+    let (curve, other_curve) = (Signer::curve(), Signer::curve());
+    let authority = Authority::new();
+    authority.issue("keys", &["127.0.0.1"]);
+    let acceptor = authority.acceptor("keys");
+    let keys = Arc::new(Mutex::new(vec![first.named("a"), curve.named("c")]));
+    let known = Arc::clone(&keys);
+    let server = Origin::new(move |stream| {
+        let (acceptor, known) = (acceptor.clone(), Arc::clone(&known));
+        Box::pin(async move {
+            // Some do not believe it.
+            let Ok(mut stream) = acceptor.accept(stream).await else { return };
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                let Ok(byte) = stream.read_u8().await else { return };
+                request.push(byte);
+            }
+            let body = json!({ "keys": *known.lock().unwrap() }).to_string();
+            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            // The proxy is gone by now, or goes.
+            let _gone = stream.shutdown().await;
+        })
+    })
+    .await;
+    let (_directory, ca) = authority.root_file();
+    let jwt = JwtConfig {
+        jwks: format!("https://{}/keys", server.address),
+        ca: Some(ca),
+        refresh_floor: Duration::from_millis(50),
+        timeout: PATIENCE,
+        ..JwtConfig::default()
+    };
+    let (proxy, _origin, listen) = guarded(|app| app.access.jwt = Some(jwt.clone())).await;
+    let mut client = connect(listen).await;
+    for (what, fields, expected) in [
+        ("RS256", first.bearer("a"), 200),
+        ("ES256", curve.bearer("c"), 200),
+        ("RS256, another key", second.bearer("a"), 401),
+        ("ES256, another key", other_curve.bearer("c"), 401),
+        ("RS256 for a key of ES256", first.bearer("c"), 401),
+        ("ES256 for a key of RS256", curve.bearer("a"), 401),
+        ("a key that is not there yet", second.bearer("b"), 401),
+    ] {
+        assert_eq!(ask(&mut client, &fields).await.0, expected, "{what}");
+    }
+    // One comes, and later the other goes.
+    *keys.lock().unwrap() = vec![second.named("b"), first.named("a")];
+    assert_eq!(ask(&mut client, &second.bearer("b")).await.0, 200);
+    assert_eq!(ask(&mut client, &first.bearer("a")).await.0, 200, "both are good while they change");
+    *keys.lock().unwrap() = vec![second.named("b")];
+    // Whatever is not known has the set fetched anew.
+    assert_eq!(ask(&mut client, &curve.bearer("c")).await.0, 401);
+    assert_eq!(ask(&mut client, &first.bearer("a")).await.0, 401, "it was taken back");
+    assert_eq!(ask(&mut client, &second.bearer("b")).await.0, 200);
+    // A server that another authority vouches for is not listened to.
+    let (_directory, stranger) = Authority::new().root_file();
+    let (mut other, listen) = app(Http, &["127.0.0.1:1".parse().unwrap()]);
+    other.app = "other".into();
+    other.access.jwt = Some(JwtConfig { ca: Some(stranger), timeout: Duration::from_millis(200), ..jwt });
+    serve(&proxy, &other).await;
+    let mut client = connect(listen).await;
+    assert_eq!(ask(&mut client, &second.bearer("b")).await.0, 503);
 }
 
 /// A service that lets those pass who say so, sends others elsewhere, and does not answer whoever asks for silence.

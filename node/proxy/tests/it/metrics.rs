@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use flotilla_proxy::{
     config::{
-        CheckConfig, CheckKind, MirrorConfig,
+        CheckConfig, CheckKind, CompressionConfig, MirrorConfig,
         Protocol::{Http, Tcp},
         RouteConfig, TargetConfig,
     },
@@ -41,6 +41,40 @@ async fn a_scrape_shows_what_went_through_with_help_for_every_name() {
     let mut client = connect(routed_listen).await;
     for _ in 0..3 {
         assert_eq!(get(&mut client, "/").await.0, 200);
+    }
+    let page = "<p>the same again and again</p>\n".repeat(100);
+    let pages = Origin::new({
+        let page = page.clone();
+        move |mut stream| {
+            let page = page.clone();
+            Box::pin(async move {
+                while let Ok(head) = head(&mut stream).await {
+                    let kind = if head.starts_with("GET /image") { "image/png" } else { "text/html" };
+                    let length = page.len();
+                    let head = format!("content-type: {kind}\r\ncontent-length: {length}\r\n\r\n");
+                    send(&mut stream, format!("HTTP/1.1 200 OK\r\n{head}{page}")).await;
+                }
+            })
+        }
+    })
+    .await;
+    let (mut zipped, zipped_listen) = app(Http, &[pages.address]);
+    zipped.app = "counted-gzip".into();
+    zipped.compression = Some(CompressionConfig::default());
+    serve(&proxy, &zipped).await;
+    for (path, takes, coding) in [
+        ("/", "gzip", Some("gzip")),
+        ("/", "br, gzip;q=0.5", Some("gzip")),
+        ("/", "identity", None),
+        ("/image", "gzip", None),
+    ] {
+        let mut client = connect(zipped_listen).await;
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nhost: a\r\naccept-encoding: {takes}\r\nconnection: close\r\n\r\n"
+        );
+        send(&mut client, request).await;
+        assert_eq!(field(&head(&mut client).await.unwrap(), "content-encoding"), coding, "{path} {takes}");
+        rest(&mut client).await.unwrap();
     }
     let mut client = connect(listen).await;
     for _ in 0..10 {
@@ -104,6 +138,9 @@ async fn a_scrape_shows_what_went_through_with_help_for_every_name() {
         format!("flotilla_target_ejections_total{{app=\"counted-dual\",target=\"{dual_target}\"}} 1"),
         "flotilla_http_rule_failures_total{app=\"counted-routes\"} 3".to_owned(),
         "flotilla_http_mirrored_total{app=\"counted-routes\",result=\"ok\"} 3".to_owned(),
+        "flotilla_http_compressed_total{app=\"counted-gzip\"} 2".to_owned(),
+        // Before that, and of those alone.
+        format!("flotilla_http_compressed_bytes_total{{app=\"counted-gzip\"}} {}", 2 * page.len()),
     ] {
         eventually(&want, || exporter.render().lines().any(|line| line == want)).await;
     }
