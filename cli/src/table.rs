@@ -75,8 +75,8 @@ fn color_of(state: &str) -> Option<Color> {
     match state {
         "serving" | "ready" | "healthy" | "completed" | "done" => Some(Color::Green),
         "failed" | "rejected" | "unreachable" | "no quorum" | "rolled back" => Some(Color::Red),
-        "degraded" | "rolling out" | "rolling back" | "deleting" | "draining" | "cordoned" | "paused"
-        | "progressing" => Some(Color::Yellow),
+        "degraded" | "overloaded" | "rolling out" | "rolling back" | "deleting" | "draining" | "cordoned"
+        | "paused" | "progressing" => Some(Color::Yellow),
         _ => None,
     }
 }

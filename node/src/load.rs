@@ -62,6 +62,7 @@ impl Meter {
             quiet_for: now.duration_since(self.quiet_since),
             cpu_percent: self.cpu_percent,
             apps: apps.filter(|(_, load)| *load != AppLoad::default()).collect(),
+            overloaded: proxy.is_overloaded(),
         }
     }
 
@@ -93,4 +94,21 @@ fn processor_time() -> Duration {
     let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) else { return Duration::ZERO };
     let micros = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
     Duration::from_micros(u64::try_from(micros).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use flotilla_proxy::ProxyConfig;
+
+    use super::*;
+
+    #[test]
+    fn a_node_says_that_its_memory_runs_short() {
+        // No process does with one byte.
+        for (memory_budget, expected) in [(Some(1), true), (Some(0), false)] {
+            let config = ProxyConfig { workers: 1, memory_budget, ..ProxyConfig::default() };
+            let proxy = Proxy::start(config).unwrap();
+            assert_eq!(Meter::start().measure(&proxy).overloaded, expected, "{memory_budget:?}");
+        }
+    }
 }

@@ -92,6 +92,8 @@ pub(crate) struct NodeLoad {
     pub(crate) cpu_percent: u32,
     /// Apps that are not idle.
     pub(crate) apps: BTreeMap<AppName, AppLoad>,
+    /// Memory runs short: new connections are turned away.
+    pub(crate) overloaded: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

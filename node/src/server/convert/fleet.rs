@@ -78,6 +78,7 @@ fn load_to_pb(load: &NodeLoad) -> v1::NodeLoad {
         quiet_ms: u64::try_from(load.quiet_for.as_millis()).unwrap_or(u64::MAX),
         cpu_percent: load.cpu_percent,
         apps: apps.collect(),
+        overloaded: load.overloaded,
     }
 }
 
@@ -91,6 +92,7 @@ fn load(load: v1::NodeLoad) -> Result<NodeLoad, Malformed> {
         quiet_for: Duration::from_millis(load.quiet_ms),
         cpu_percent: load.cpu_percent,
         apps: apps.collect::<Result<_, Malformed>>()?,
+        overloaded: load.overloaded,
     })
 }
 
@@ -650,7 +652,12 @@ pub(crate) fn nodes_to_pb(replica: &Replica) -> Vec<v1::Node> {
             cluster_address: member.cluster_address.clone(),
             admin_address: member.admin_address.clone(),
             role: role(id, metrics.current_leader, &voters).to_owned(),
-            state: node_state(member.availability, leads.then_some(live)).to_owned(),
+            state: node_state(
+                member.availability,
+                leads.then_some(live),
+                report.as_ref().is_some_and(|(_, report)| report.load.overloaded),
+            )
+            .to_owned(),
             version: member.binary_version.clone(),
             applied: report.as_ref().map_or(0, |(_, report)| report.applied),
             labels: member.labels.clone().into_iter().collect(),
@@ -692,10 +699,11 @@ fn role(node: NodeId, leader: Option<NodeId>, voters: &BTreeSet<NodeId>) -> &'st
 }
 
 /// `live`: `None` where nobody reports to, because this node does not lead.
-fn node_state(availability: Availability, live: Option<bool>) -> &'static str {
+fn node_state(availability: Availability, live: Option<bool>, is_overloaded: bool) -> &'static str {
     match (availability, live) {
         (Availability::Left, _) => "left",
         (_, Some(false)) => "unreachable",
+        (Availability::Active, Some(true)) if is_overloaded => "overloaded",
         (Availability::Active, Some(true)) => "ready",
         (Availability::Active, None) => "unknown",
         (Availability::Cordoned, _) => "cordoned",
@@ -884,5 +892,36 @@ fn in_place_class(old: &[Listen], new: &[Listen]) -> &'static str {
         "C2"
     } else {
         "C0"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_node_carries_travels_whole() {
+        let of_app = AppLoad { connections: 3, begun_per_second: 4 };
+        let whole = NodeLoad {
+            quiet_for: Duration::from_millis(5),
+            cpu_percent: 6,
+            apps: [(AppName::parse("web").unwrap(), of_app)].into(),
+            overloaded: true,
+        };
+        assert_eq!(load(load_to_pb(&whole)).unwrap(), whole);
+    }
+
+    #[test]
+    fn a_node_that_turns_clients_away_is_not_called_ready() {
+        for (availability, live, is_overloaded, expected) in [
+            (Availability::Active, Some(true), false, "ready"),
+            (Availability::Active, Some(true), true, "overloaded"),
+            (Availability::Active, Some(false), true, "unreachable"),
+            (Availability::Active, None, false, "unknown"),
+            (Availability::Cordoned, Some(true), true, "cordoned"),
+            (Availability::Draining, Some(true), true, "draining"),
+        ] {
+            assert_eq!(node_state(availability, live, is_overloaded), expected);
+        }
     }
 }
