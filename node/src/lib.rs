@@ -12,6 +12,8 @@ mod clock;
 pub mod config;
 #[doc(hidden)]
 pub mod faults;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod join;
 mod load;
 mod logging;

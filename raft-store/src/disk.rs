@@ -12,6 +12,8 @@
 
 mod chunk;
 pub(crate) mod engine;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod lock;
 mod open;
 mod record;

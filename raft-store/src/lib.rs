@@ -8,6 +8,8 @@ pub mod codec;
 mod command;
 mod disk;
 mod fleet;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod log;
 mod propose;
 mod state_machine;

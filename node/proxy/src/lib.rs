@@ -18,6 +18,8 @@ pub mod config;
 mod connect;
 mod control;
 mod edge;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod generation;
 mod grpc_health;
 pub mod http;

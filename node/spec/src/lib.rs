@@ -11,6 +11,8 @@ mod decode;
 mod diagnostic;
 mod document;
 mod form;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod name;
 mod parse;
 mod reference;

@@ -62,7 +62,7 @@ fn ports(spec: &AppSpec) -> u64 {
 }
 
 /// `current`: the nodes that have the app now.
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) fn place(
     fleet: &Fleet,
     spec: &AppSpec,

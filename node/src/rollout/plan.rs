@@ -293,9 +293,9 @@ impl<'a> View<'a> {
     }
 }
 
-#[cfg(test)]
-mod simulation;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
+pub(crate) mod simulation;
+#[cfg(any(test, fuzzing))]
 pub(crate) mod testing;
 #[cfg(test)]
 mod transcript;

@@ -220,7 +220,7 @@ pub(crate) fn id(meta: &SnapshotMeta, body: &[u8]) -> String {
     digest[..8].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn encode(meta: &SnapshotMeta, body: &[u8]) -> Vec<u8> {
+pub(super) fn encode(meta: &SnapshotMeta, body: &[u8]) -> Vec<u8> {
     let meta = codec::raft::encode_snapshot_meta(meta);
     let meta_len = u32::try_from(meta.len()).expect("a membership is far smaller than 4 GiB");
     let mut bytes = Vec::with_capacity(HEADER_BYTES + meta.len() + body.len() + DIGEST_BYTES);
@@ -235,7 +235,7 @@ fn encode(meta: &SnapshotMeta, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn decode(bytes: &[u8]) -> Result<Contents, SnapshotError> {
+pub(super) fn decode(bytes: &[u8]) -> Result<Contents, SnapshotError> {
     let found = bytes.len() as u64;
     let Some((header, rest)) = bytes.split_at_checked(HEADER_BYTES) else {
         return Err(SnapshotError::Length { expected: HEADER_BYTES as u64, found });

@@ -3,22 +3,17 @@
 //! Random messages, valid and nearly so, go to our reader and to hyper's. Where ours refuses, nothing is said: it is
 //! the stricter one. The exceptions, where hyper refuses what we take, are in [`only_ours`].
 
-use std::{cell::RefCell, convert::Infallible, io, pin::Pin, rc::Rc, task::Poll};
+use std::{cell::RefCell, convert::Infallible, rc::Rc};
 
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming as HyperBody;
 use hyper_util::rt::TokioIo;
 use proptest::{collection::vec, prelude::*, sample::select, test_runner::TestRng};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::AsyncWriteExt;
 
-use super::{
-    body::{Arriving, Incoming, Medium, Source},
-    head::Head,
-    headers,
-    held::Held,
-};
-use crate::{buffers::Buffers, metrics::Count};
+use super::{head::Head, headers};
+use crate::fuzz::body::read_body;
 
 /// The first message of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,34 +26,6 @@ struct Message {
     body: Vec<u8>,
 }
 
-/// All that comes of a connection, in pieces.
-struct Pieces<'a>(std::slice::Chunks<'a, u8>);
-
-impl AsyncRead for Pieces<'_> {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        _: &mut std::task::Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        buffer.put_slice(self.get_mut().0.next().unwrap_or_default());
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Pieces<'_> {
-    fn poll_write(self: Pin<&mut Self>, _: &mut std::task::Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
-        Poll::Ready(Ok(0))
-    }
-    fn poll_flush(self: Pin<&mut Self>, _: &mut std::task::Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut std::task::Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl Medium for Pieces<'_> {}
-
 /// As our engine reads it, its body in pieces of so many bytes.
 fn ours(bytes: &[u8], piece: usize) -> Option<Message> {
     let mut head = Head::default();
@@ -69,29 +36,7 @@ fn ours(bytes: &[u8], piece: usize) -> Option<Message> {
         .iter()
         .map(|field| (String::from_utf8_lossy(field.name).to_lowercase(), field.value.to_vec()))
         .collect();
-    let (mut incoming, mut held, buffers) = (Incoming::default(), Held::default(), Buffers::default());
-    incoming.begin(framing, 0);
-    let mut arriving = Arriving {
-        from: &mut Pieces(bytes[used..].chunks(piece)),
-        held: &mut held,
-        body: &mut incoming,
-        buffers: &buffers,
-        received: &Count::unseen(),
-    };
-    let mut body = Vec::new();
-    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-    loop {
-        match arriving.poll_bytes(&mut cx) {
-            Poll::Ready(Ok(())) => {}
-            Poll::Ready(Err(_)) => return None,
-            Poll::Pending => unreachable!("everything is there"),
-        }
-        body.extend_from_slice(arriving.bytes());
-        arriving.consume(arriving.bytes().len());
-        if arriving.is_end() {
-            break;
-        }
-    }
+    let (body, _) = read_body(&bytes[used..], framing, piece)?;
     let path = head.path_and_query().to_owned();
     Some(Message { method: method.as_str().to_owned(), path, fields, body })
 }

@@ -77,19 +77,6 @@ impl Authority {
         Client { roots, versions: rustls::ALL_VERSIONS, alpn: Vec::new(), identity: None }
     }
 
-    /// A server that shows what was issued under that name.
-    pub(crate) fn acceptor(&self, name: &str) -> TlsAcceptor {
-        let (chain, key) = self.identity(name);
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(chain, key)
-            .unwrap();
-        Arc::new(config).into()
-    }
-
     fn identity(&self, name: &str) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
         let path = self.directory.path().join(name);
         let chain = CertificateDer::from_pem_file(path.with_extension("pem")).unwrap();

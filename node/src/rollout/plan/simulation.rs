@@ -2,10 +2,12 @@
 //! are lost, leaders that change, ports and targets that fail, users who change their minds. Then the
 //! trouble ends, and everything must come to rest.
 //!
-//! One seed is one run. `SEED=7` runs that one and tells what happened; `SEEDS=2000` runs more.
+//! One seed is one run. `SEED=7` runs that one and tells what happened; `SEEDS=2000` runs more. A fuzzer decides by
+//! the bytes of its input instead.
+#![allow(clippy::unwrap_used, reason = "a run ends where it goes wrong")]
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -34,6 +36,7 @@ use crate::{
     },
 };
 
+#[cfg(test)]
 const SEEDS: u64 = 300;
 const SILENCE_MAX: Duration = Duration::from_millis(1500);
 const TROUBLED_STEPS: u32 = 120;
@@ -41,20 +44,31 @@ const TROUBLED_STEPS: u32 = 120;
 const CALM_STEPS: u32 = 600;
 const APPS: [&str; 3] = ["one", "two", "three"];
 
-/// SplitMix64: the same everywhere and for ever, so a seed stays the same run.
-struct Random(u64);
+/// SplitMix64: the same everywhere and for ever, so a seed stays the same run. Where there are choices that were made
+/// already, those come first.
+struct Random {
+    made: VecDeque<u8>,
+    state: u64,
+}
 
 impl Random {
     fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
+        self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.state;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         z ^ (z >> 31)
     }
 
     fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
+        let made = match limit {
+            ..=256 => self.made.pop_front().map(u64::from),
+            _ => self
+                .made
+                .pop_front()
+                .map(|high| u64::from(high) << 8 | u64::from(self.made.pop_front().unwrap_or(0))),
+        };
+        made.unwrap_or_else(|| self.next()) % limit
     }
 
     fn chance(&mut self, percent: u64) -> bool {
@@ -101,7 +115,7 @@ struct World {
 }
 
 impl World {
-    fn new(seed: u64, told: bool) -> Self {
+    fn new(random: Random, told: bool) -> Self {
         let mut log = Log::new();
         for name in ["n2", "n3", "n4"] {
             log.apply(Change::AddMember { member: member(name) }).unwrap();
@@ -109,7 +123,7 @@ impl World {
         log.take_control(NodeId(1));
         let nodes = log.fleet.members.keys().map(|id| (*id, Node::new())).collect();
         Self {
-            random: Random(seed),
+            random,
             log,
             nodes,
             heard: BTreeMap::new(),
@@ -594,8 +608,8 @@ fn kind(transition: &Transition) -> &'static str {
 }
 
 /// The kinds of transitions that were made.
-fn run(seed: u64, told: bool) -> BTreeSet<&'static str> {
-    let mut world = World::new(seed, told);
+fn run(random: Random, told: bool) -> BTreeSet<&'static str> {
+    let mut world = World::new(random, told);
     for _ in 0..TROUBLED_STEPS {
         world.trouble();
         let time = Duration::from_millis(100 + world.random.below(1500));
@@ -605,16 +619,28 @@ fn run(seed: u64, told: bool) -> BTreeSet<&'static str> {
     world.seen
 }
 
+/// The bytes of `data` are the choices, as far as they go.
+#[allow(unreachable_pub, reason = "the door for the fuzzer is in fuzz.rs")]
+pub fn rollout_plan(data: &[u8]) {
+    let told = std::env::var_os("TOLD").is_some();
+    let _seen = run(Random { made: data.iter().copied().collect(), state: 0 }, told);
+}
+
+#[cfg(test)]
+fn seeded(seed: u64) -> Random {
+    Random { made: VecDeque::new(), state: seed }
+}
+
 #[test]
 fn rollouts_come_to_rest_after_any_trouble() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
     if let Some(seed) = number("SEED") {
-        run(seed, true);
+        run(seeded(seed), true);
         return;
     }
     let mut seen = BTreeMap::new();
     for seed in 0..number("SEEDS").unwrap_or(SEEDS) {
-        let outcome = std::panic::catch_unwind(|| run(seed, false));
+        let outcome = std::panic::catch_unwind(|| run(seeded(seed), false));
         let Ok(kinds) = outcome else { panic!("run again with SEED={seed}") };
         kinds.into_iter().for_each(|kind| *seen.entry(kind).or_insert(0) += 1);
     }
