@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use flotilla_api::v1::{cluster_server::ClusterServer, fleet_server::FleetServer, peer_server::PeerServer};
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Server;
+use tonic::transport::{Server, server::TcpIncoming};
 
 use crate::{node::Shared, peer::MESSAGE_BYTES_MAX};
 
@@ -24,6 +23,12 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 /// Apps come in one message; 10,000 of them do not fit into tonic's 4 MiB.
 const APPLY_BYTES_MAX: usize = 64 << 20;
 
+/// The connections of a server. Its own setting is not for those that it is given: without this an answer, which is
+/// several frames, waits for the peer's delayed acknowledgement, 40 ms.
+pub(crate) fn incoming(listener: TcpListener) -> TcpIncoming {
+    TcpIncoming::from(listener).with_nodelay(Some(true))
+}
+
 pub(crate) async fn serve(
     listener: TcpListener,
     shared: Shared,
@@ -36,13 +41,12 @@ pub(crate) async fn serve(
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     Server::builder()
-        .tcp_nodelay(true)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .max_concurrent_streams(STREAMS_MAX)
         .add_service(fleet)
         .add_service(ClusterServer::new(cluster::Service { shared }))
         .add_service(peers)
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop.cancelled_owned())
+        .serve_with_incoming_shutdown(incoming(listener), stop.cancelled_owned())
         .await?;
     Ok(())
 }

@@ -16,7 +16,6 @@ use flotilla_raft_store::{BalancerKind, NodeId};
 use futures_util::{Stream, StreamExt as _};
 use openraft::RaftMetrics;
 use tokio::{net::TcpListener, sync::watch};
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{
     Request, Response, Status, Streaming,
     metadata::MetadataValue,
@@ -36,6 +35,7 @@ use crate::{
     },
     peer,
     replica::Replica,
+    server::incoming,
 };
 
 /// A client that vanished without a FIN is noticed after this.
@@ -55,12 +55,11 @@ pub(in crate::balancer) async fn run(
 ) -> Result<(), tonic::transport::Error> {
     let xds = Xds { replica, balancer };
     Server::builder()
-        .tcp_nodelay(true)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .max_concurrent_streams(STREAMS_MAX)
         .add_service(AggregatedDiscoveryServiceServer::new(xds.clone()))
         .add_service(EndpointDiscoveryServiceServer::new(xds))
-        .serve_with_incoming(TcpListenerStream::new(listener))
+        .serve_with_incoming(incoming(listener))
         .await
 }
 
