@@ -1,9 +1,9 @@
 //! The coordinator: on the leader, turns what the fleet wants and what the nodes report into the
 //! next commands. Snapshot, plan, propose; everything it decides by is in `plan`.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use flotilla_raft_store::{Change, Fleet, NodeId, Transition};
+use flotilla_raft_store::{Change, Fleet, Transition};
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
@@ -193,7 +193,7 @@ impl Leading {
             }
         };
         let active = std::mem::take(&mut plan.active);
-        self.attention.planned(fleet.clone(), observed, active);
+        self.attention.planned(active);
         plan
     }
 
@@ -258,9 +258,7 @@ fn is_urgent(transition: &Transition) -> bool {
 }
 
 fn rebalance(fleet: &Fleet, observed: &Observed) -> Vec<Transition> {
-    let members = || fleet.members.keys().copied();
-    let live: BTreeSet<NodeId> = members().filter(|node| observed.live(*node).is_some()).collect();
-    let lost: BTreeSet<NodeId> = members().filter(|node| observed.is_lost(*node)).collect();
+    let (live, lost) = (observed.live_members(fleet), observed.lost_members(fleet));
     placement::rebalance(fleet, placement::Nodes { live: &live, lost: &lost })
 }
 

@@ -17,7 +17,7 @@ pub(crate) struct Attention {
     before: Option<Round>,
 }
 
-/// What a plan was made from, and what is left to do.
+/// What a plan is made from, and what it left to do.
 struct Round {
     fleet: Arc<Fleet>,
     reports: BTreeMap<NodeId, Generations>,
@@ -29,35 +29,32 @@ struct Round {
 #[derive(PartialEq)]
 struct Presence {
     may_blame: bool,
-    live: Vec<NodeId>,
-    lost: Vec<NodeId>,
+    live: BTreeSet<NodeId>,
+    lost: BTreeSet<NodeId>,
 }
 
-impl Presence {
-    fn of(fleet: &Fleet, observed: &Observed) -> Self {
-        let members = || fleet.members.keys().copied();
-        Self {
+impl Round {
+    fn new(fleet: Arc<Fleet>, observed: &Observed) -> Self {
+        let presence = Presence {
             may_blame: observed.may_blame(),
-            live: members().filter(|node| observed.live(*node).is_some()).collect(),
-            lost: members().filter(|node| observed.is_lost(*node)).collect(),
-        }
+            live: observed.live_members(&fleet),
+            lost: observed.lost_members(&fleet),
+        };
+        let reports = observed.reports.iter().map(|(node, seen)| (*node, seen.generations.clone()));
+        Self { fleet, reports: reports.collect(), presence, active: BTreeSet::new() }
     }
-}
 
-impl Attention {
     /// `None`: all apps.
-    pub(crate) fn look(&self, fleet: &Fleet, observed: &Observed) -> Option<BTreeSet<AppName>> {
-        let before = self.before.as_ref()?;
-        let same = before.fleet.members == fleet.members && before.presence == Presence::of(fleet, observed);
-        if !same {
+    fn since(&self, before: &Self) -> Option<BTreeSet<AppName>> {
+        if before.fleet.members != self.fleet.members || before.presence != self.presence {
             return None;
         }
-        let mut names = fleet.apps_changed_since(&before.fleet);
+        let mut names = self.fleet.apps_changed_since(&before.fleet);
         names.extend(before.active.iter().cloned());
         let nothing = Generations::new();
-        for (node, seen) in &observed.reports {
+        for (node, seen) in &self.reports {
             let known = before.reports.get(node).unwrap_or(&nothing);
-            names.extend(known.diff(&seen.generations).map(|item| match item {
+            names.extend(known.diff(seen).map(|item| match item {
                 DiffItem::Add((app, _), _)
                 | DiffItem::Remove((app, _), _)
                 | DiffItem::Update { new: ((app, _), _), .. } => app.clone(),
@@ -65,12 +62,22 @@ impl Attention {
         }
         Some(names)
     }
+}
 
-    /// A plan was made from these, and `active` were the apps it left something to do for.
-    pub(crate) fn planned(&mut self, fleet: Arc<Fleet>, observed: &Observed, active: BTreeSet<AppName>) {
-        let presence = Presence::of(&fleet, observed);
-        let reports = observed.reports.iter().map(|(node, seen)| (*node, seen.generations.clone()));
-        self.before = Some(Round { fleet, reports: reports.collect(), presence, active });
+impl Attention {
+    /// What the next plan has to look at; `None`: all apps.
+    pub(crate) fn look(&mut self, fleet: &Arc<Fleet>, observed: &Observed) -> Option<BTreeSet<AppName>> {
+        let round = Round::new(fleet.clone(), observed);
+        let names = self.before.as_ref().and_then(|before| round.since(before));
+        self.before = Some(round);
+        names
+    }
+
+    /// That plan was made, and left something to do for these apps.
+    pub(crate) fn planned(&mut self, active: BTreeSet<AppName>) {
+        if let Some(round) = &mut self.before {
+            round.active = active;
+        }
     }
 
     /// The next look is at all apps.

@@ -12,7 +12,7 @@ use std::{
 };
 
 use flotilla_proxy::Tally;
-use flotilla_raft_store::{GenerationId, NodeId};
+use flotilla_raft_store::{Fleet, GenerationId, NodeId};
 use flotilla_spec::AppName;
 use imbl::OrdMap;
 
@@ -182,6 +182,14 @@ impl Observed {
     /// `None`: down, or never heard of by this leader.
     pub(crate) fn live(&self, node: NodeId) -> Option<&ObservedNode> {
         self.reports.get(&node).filter(|report| report.age <= self.silence_max)
+    }
+
+    pub(crate) fn live_members(&self, fleet: &Fleet) -> BTreeSet<NodeId> {
+        fleet.members.keys().copied().filter(|node| self.live(*node).is_some()).collect()
+    }
+
+    pub(crate) fn lost_members(&self, fleet: &Fleet) -> BTreeSet<NodeId> {
+        fleet.members.keys().copied().filter(|node| self.is_lost(*node)).collect()
     }
 
     /// As far as this leader knows.

@@ -269,13 +269,10 @@ impl<'a> View<'a> {
     }
 
     fn around(&self) -> &'a Around {
-        self.around.get_or_init(|| {
-            let members = || self.fleet.members.keys().copied();
-            Around {
-                live: members().filter(|node| self.observed.live(*node).is_some()).collect(),
-                lost: members().filter(|node| self.observed.is_lost(*node)).collect(),
-                loads: RefCell::new(Loads::of(self.fleet)),
-            }
+        self.around.get_or_init(|| Around {
+            live: self.observed.live_members(self.fleet),
+            lost: self.observed.lost_members(self.fleet),
+            loads: RefCell::new(Loads::of(self.fleet)),
         })
     }
 

@@ -328,7 +328,7 @@ impl World {
             "with a look at {names:?}"
         );
         assert_eq!(plan_apps(&fleet, observed, now, &names), *made, "with a look at {names:?}");
-        self.attention.planned(fleet, observed, made.active.clone());
+        self.attention.planned(made.active.clone());
     }
 
     fn hear(&mut self, id: NodeId) {
