@@ -206,7 +206,8 @@ pub struct BasicConfig {
     pub realm: String,
     /// bcrypt hashes by name.
     pub users: BTreeMap<String, String>,
-    /// More of them, a line `name:hash` each, as `htpasswd -B` writes it. Read when the generation is prepared.
+    /// More of them, a line `name:hash` each, as `htpasswd -B` writes it. Read when the generation is prepared, and again
+    /// when it changes; one that is broken then changes nothing, and is reported.
     pub file: Option<PathBuf>,
     /// Who is not looked at within this is answered with 503.
     pub timeout: Duration,
@@ -434,6 +435,7 @@ pub struct ResolveConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResolveMode {
     All,
+    /// One host, by one address of each family.
     First,
 }
 

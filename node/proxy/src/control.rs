@@ -73,7 +73,29 @@ pub(crate) struct State {
     /// Whose files may change; several times the same where generations share it.
     tls: Vec<Weak<Tls>>,
     transports: Vec<Weak<Transport>>,
+    guards: Vec<Weak<Guards>>,
     last_id: u64,
+}
+
+/// What was made from files.
+pub(crate) struct WithFiles {
+    tls: Vec<Arc<Tls>>,
+    transports: Vec<Arc<Transport>>,
+    guards: Vec<Arc<Guards>>,
+}
+
+impl WithFiles {
+    pub(crate) fn is_empty(&self) -> bool {
+        let WithFiles { tls, transports, guards } = self;
+        tls.is_empty() && transports.is_empty() && guards.is_empty()
+    }
+
+    /// Reads again what has changed. Waits for the disk.
+    pub(crate) fn refresh(&self) {
+        self.tls.iter().for_each(|tls| tls.refresh());
+        self.transports.iter().for_each(|transport| transport.refresh());
+        self.guards.iter().for_each(|guards| guards.refresh());
+    }
 }
 
 #[derive(Default)]
@@ -248,6 +270,7 @@ impl State {
         };
         let guards = Guards::compile(&config.access, app.guards.as_ref(), &around);
         let guards = guards.map_err(PrepareError::Invalid)?;
+        self.guards.extend(guards.iter().filter(|guards| guards.has_files()).map(Arc::downgrade));
         app.guards.clone_from(&guards);
         let limits = &config.limits;
         let of_app = OfApp {
@@ -592,8 +615,12 @@ impl State {
     }
 
     /// Everything whose files may have changed.
-    pub(crate) fn with_files(&mut self) -> (Vec<Arc<Tls>>, Vec<Arc<Transport>>) {
-        (living(&mut self.tls), living(&mut self.transports))
+    pub(crate) fn with_files(&mut self) -> WithFiles {
+        WithFiles {
+            tls: living(&mut self.tls),
+            transports: living(&mut self.transports),
+            guards: living(&mut self.guards),
+        }
     }
 
     pub(crate) fn has_app(&self, app: &str) -> bool {

@@ -18,6 +18,7 @@ pub mod config;
 mod connect;
 mod control;
 mod edge;
+mod file;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod generation;

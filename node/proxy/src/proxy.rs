@@ -48,8 +48,8 @@ const LAST_HANDSHAKES: Duration = Duration::from_millis(250);
 const OWNER_TIMEOUT: Duration = Duration::from_secs(1);
 /// For the workers to say what they accept for.
 const AUDIT_TIMEOUT: Duration = Duration::from_secs(1);
-/// How often the files of certificates are looked at.
-const CERTIFICATES: Duration = Duration::from_secs(2);
+/// How often the files of certificates and passwords are looked at.
+const FILES: Duration = Duration::from_secs(2);
 /// How often a waiting shutdown looks whether the last session has gone.
 const SHUTDOWN_POLL: Duration = Duration::from_millis(20);
 
@@ -203,7 +203,7 @@ impl Proxy {
             stalled_millis: AtomicU64::new(0),
         });
         let (weak, stop) = (Arc::downgrade(&inner), inner.stop.clone());
-        runtime.spawn(stop.clone().run_until_cancelled_owned(certificates(weak.clone())));
+        runtime.spawn(stop.clone().run_until_cancelled_owned(files(weak.clone())));
         runtime.spawn(stop.clone().run_until_cancelled_owned(watch_memory(weak.clone())));
         let thread = thread::Builder::new()
             .name("proxy-control".into())
@@ -641,23 +641,19 @@ async fn control(inner: Weak<Inner>) {
     }
 }
 
-/// Reads certificates and authorities again when their files change.
-async fn certificates(inner: Weak<Inner>) {
+/// Reads certificates, authorities and passwords again when their files change.
+async fn files(inner: Weak<Inner>) {
     loop {
-        tokio::time::sleep(CERTIFICATES).await;
+        tokio::time::sleep(FILES).await;
         let Some(strong) = inner.upgrade() else { return };
-        let (tls, transports) = strong.state().with_files();
+        let with_files = strong.state().with_files();
         drop(strong);
-        if tls.is_empty() && transports.is_empty() {
+        if with_files.is_empty() {
             continue;
         }
         // Disks are slow, and checks run on this thread.
-        let read = tokio::task::spawn_blocking(move || {
-            tls.iter().for_each(|tls| tls.refresh());
-            transports.iter().for_each(|transport| transport.refresh());
-        });
-        if let Err(error) = read.await {
-            tracing::error!(%error, "read certificates");
+        if let Err(error) = tokio::task::spawn_blocking(move || with_files.refresh()).await {
+            tracing::error!(%error, "read files again");
         }
     }
 }

@@ -4,10 +4,7 @@
 //! tickets are shared by all workers and outlive certificates and generations. Reading files is the control
 //! side's work; a worker loads one pointer per handshake.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::SystemTime,
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use rustls::{
@@ -18,6 +15,7 @@ use rustls::{
 
 use crate::{
     config::{TlsConfig, TlsVersion},
+    file::{self, Print},
     metrics,
 };
 
@@ -26,7 +24,6 @@ mod files;
 mod resolver;
 pub(crate) mod upstream;
 
-use files::Print;
 use resolver::Resolver;
 
 /// TLS of one port.
@@ -95,7 +92,7 @@ fn load(config: &TlsConfig, before: Option<&Loaded>) -> Result<(ServerConfig, Lo
         metrics::certificate(&certificate.name, certificate.not_after);
     }
     let client_ca = match &config.client_ca {
-        Some(path) => Some(files::read(path)?),
+        Some(path) => Some(file::read(path)?),
         None => None,
     };
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
@@ -132,9 +129,4 @@ fn versions(min: TlsVersion) -> &'static [&'static SupportedProtocolVersion] {
         TlsVersion::V12 => rustls::ALL_VERSIONS,
         TlsVersion::V13 => V13_ONLY,
     }
-}
-
-/// Nanoseconds since 1970, for the file times below.
-fn since_epoch(time: SystemTime) -> u128 {
-    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos())
 }

@@ -212,7 +212,7 @@ pub struct Basic {
     pub realm: String,
     /// bcrypt hashes by name, as `htpasswd -nB` makes them.
     pub users: BTreeMap<String, String>,
-    /// More of them, in a file on each node: a line `name:hash` each.
+    /// More of them, in a file on each node: a line `name:hash` each. Read again when it changes.
     pub file: Option<String>,
     /// Who is not looked at within this is answered with 503.
     #[serde(deserialize_with = "units::duration")]

@@ -42,6 +42,7 @@ use keys::{Keys, Origin};
 
 /// The guards of an app. Generations that have them alike share them, and with them what they have learned.
 pub(crate) struct Guards {
+    app: Arc<str>,
     config: AccessConfig,
     basic: Option<Basic>,
     tokens: Option<Tokens>,
@@ -96,9 +97,9 @@ impl Guards {
             return Ok(None);
         }
         let config = AccessConfig { allow: Vec::new(), deny: Vec::new(), ..config.clone() };
-        // A file may say something else by now.
-        let is_read_again = basic.as_ref().is_some_and(|basic| basic.file.is_some());
-        if let Some(before) = before.filter(|before| before.config == config && !is_read_again) {
+        if let Some(before) = before.filter(|before| before.config == config) {
+            // A file may say something else by now, and nobody shall prepare what could not be started again.
+            before.basic.as_ref().filter(|basic| basic.has_file()).map_or(Ok(()), Basic::read_again)?;
             return Ok(Some(Arc::clone(before)));
         }
         if let Some(forward) = forward {
@@ -114,12 +115,25 @@ impl Guards {
             }
         };
         Ok(Some(Arc::new(Guards {
+            app: Arc::clone(around.app),
             basic: basic.as_ref().map(Basic::compile).transpose()?,
             tokens: jwt.as_ref().map(|jwt| Tokens::start(jwt, around)).transpose()?,
             forward: forward.clone().map(|config| Forward { config }),
             signer,
             config,
         })))
+    }
+
+    /// Whether [`Guards::refresh`] has anything to look at.
+    pub(crate) fn has_files(&self) -> bool {
+        self.basic.as_ref().is_some_and(Basic::has_file)
+    }
+
+    /// Reads files again that have changed. What is wrong with them changes nothing.
+    pub(crate) fn refresh(&self) {
+        if let Some(basic) = self.basic.as_ref().filter(|basic| basic.has_file()) {
+            basic.refresh(&self.app);
+        }
     }
 
     /// Lets a request pass, changed as its guards want it, or says what its client is answered.

@@ -14,7 +14,7 @@ use x509_parser::{
 };
 
 use super::files::{self, Found};
-use crate::config::TlsConfig;
+use crate::{config::TlsConfig, file};
 
 pub(super) struct Certificate {
     pub(super) name: String,
@@ -33,10 +33,10 @@ pub(super) fn load(config: &TlsConfig, provider: &CryptoProvider) -> Result<Vec<
 fn load_one(found: &Found, provider: &CryptoProvider) -> Result<Certificate, String> {
     let Found { name, chain: chain_path, key: key_path } = found;
     let in_chain = |error: String| format!("{}: {error}", chain_path.display());
-    let chain_pem = files::read(chain_path)?;
+    let chain_pem = file::read(chain_path)?;
     let chain = chain(&chain_pem).map_err(in_chain)?;
     let key_path = key_path.as_ref().unwrap_or(chain_path);
-    let key = PrivateKeyDer::from_pem_slice(&files::read(key_path)?)
+    let key = PrivateKeyDer::from_pem_slice(&file::read(key_path)?)
         .map_err(|error| format!("{}: no private key: {error}", key_path.display()))?;
     let about = About::of(&chain[0]).map_err(in_chain)?;
     let key = CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {

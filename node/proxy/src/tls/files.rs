@@ -1,16 +1,15 @@
-//! Which files certificates are in, reading them, and noticing that they changed.
+//! Which files certificates are in.
 
 use std::{
     fs,
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
-use super::since_epoch;
-use crate::config::{CertificateSource, TlsConfig};
+use crate::{
+    config::{CertificateSource, TlsConfig},
+    file::{Print, read},
+};
 
-/// A chain of certificates is a few kilobytes, a bundle of authorities a few hundred.
-const FILE_BYTES_MAX: u64 = 4 << 20;
 /// Certificates of one directory.
 const DIRECTORY_MAX: usize = 10_000;
 
@@ -22,25 +21,6 @@ pub(super) struct Found {
     pub(super) chain: PathBuf,
     /// `None`: in the same file.
     pub(super) key: Option<PathBuf>,
-}
-
-/// What tells one state of a file from another.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Print {
-    path: PathBuf,
-    /// Device, inode, length, time of change in nanoseconds; `None`: it is not there.
-    state: Option<(u64, u64, u64, u128)>,
-}
-
-pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
-    let length = fs::metadata(path).map(|about| about.len());
-    match length {
-        Ok(length) if length > FILE_BYTES_MAX => {
-            Err(format!("{}: larger than {FILE_BYTES_MAX} bytes", path.display()))
-        }
-        Ok(_) => fs::read(path).map_err(|error| format!("{}: {error}", path.display())),
-        Err(error) => Err(format!("{}: {error}", path.display())),
-    }
 }
 
 /// In the order of the configuration.
@@ -126,13 +106,5 @@ pub(super) fn prints(config: &TlsConfig) -> Vec<Print> {
     }
     paths.sort();
     paths.dedup();
-    paths.into_iter().map(print).collect()
-}
-
-fn print(path: PathBuf) -> Print {
-    let state = fs::metadata(&path).ok().map(|about| {
-        let changed = about.modified().map_or(0, since_epoch);
-        (about.dev(), about.ino(), about.len(), changed)
-    });
-    Print { path, state }
+    paths.into_iter().map(Print::of).collect()
 }

@@ -6,14 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 use rustls::{ClientConfig, pki_types::ServerName};
 
-use super::{
-    certificates,
-    files::{self, Print},
-    provider,
-};
+use super::{certificates, files, provider};
 use crate::{
     address,
     config::{CertificateSource, PoolConfig, TlsConfig, UpstreamProtocol, UpstreamTls},
+    file::{self, Print},
     metrics,
 };
 
@@ -142,7 +139,7 @@ pub(crate) fn client_for(ca: &std::path::Path) -> Result<Arc<ClientConfig>, Stri
 fn client(tls: &UpstreamTls, alpn: &[Vec<u8>]) -> Result<Arc<ClientConfig>, String> {
     let provider = provider();
     let roots =
-        certificates::roots(&files::read(&tls.ca)?).map_err(|why| format!("{}: {why}", tls.ca.display()))?;
+        certificates::roots(&file::read(&tls.ca)?).map_err(|why| format!("{}: {why}", tls.ca.display()))?;
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?

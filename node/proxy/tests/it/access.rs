@@ -104,6 +104,50 @@ async fn hashes_in_a_file_count_and_what_is_none_is_refused() {
     assert!(refused.contains("only requests can be looked at"), "{refused}");
 }
 
+#[tokio::test]
+async fn passwords_in_a_file_are_read_again_when_it_changes() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let path = directory.path().join("users");
+    let write = |content: &str| {
+        let fresh = directory.path().join("fresh");
+        std::fs::write(&fresh, content).unwrap();
+        std::fs::rename(&fresh, &path).unwrap();
+    };
+    let line = |name: &str, password: &str| format!("{name}:{}\n", bcrypt::hash(password, 4).unwrap());
+    write(&line("ann", "old"));
+    let basic = BasicConfig { file: Some(path.clone()), ..BasicConfig::default() };
+    let (proxy, origin, listen) = guarded(|app| app.access.basic = Some(basic.clone())).await;
+    let mut client = connect(listen).await;
+    let says = |text: &str| format!("authorization: Basic {}\r\n", STANDARD.encode(text));
+    assert_eq!(ask(&mut client, &says("ann:old")).await.0, 200);
+    assert_eq!(ask(&mut client, &says("bob:new")).await.0, 401);
+    // What is known of a password goes with its hash, on connections that are there.
+    write(&line("bob", "new"));
+    let mut becomes = async |text: &str, status: u16| {
+        let deadline = tokio::time::Instant::now() + 3 * PATIENCE;
+        while ask(&mut client, &says(text)).await.0 != status {
+            assert!(tokio::time::Instant::now() < deadline, "{text} never {status}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    becomes("bob:new", 200).await;
+    becomes("ann:old", 401).await;
+    // A file that is none changes nothing.
+    write("rubbish\n");
+    let (mut app, _) = app(Http, &[origin.address]);
+    (app.generation, app.access.basic) = (2, Some(basic));
+    let refused = proxy.prepare(app.clone()).await.unwrap_err().to_string();
+    assert!(refused.contains("users:1: not `name:hash`"), "{refused}");
+    let looked_at = tokio::time::Instant::now() + Duration::from_millis(2_500);
+    while tokio::time::Instant::now() < looked_at {
+        becomes("bob:new", 200).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    write(&[line("ann", "old"), line("bob", "new")].concat());
+    becomes("ann:old", 200).await;
+    becomes("bob:new", 200).await;
+}
+
 /// A server of keys: the secrets it has now, and how often it was asked.
 async fn key_server() -> (Origin, Arc<Mutex<Vec<(&'static str, &'static str)>>>, Arc<AtomicUsize>) {
     let keys = Arc::new(Mutex::new(vec![("one", "first")]));

@@ -2,6 +2,9 @@
 //!
 //! A hash takes tens of milliseconds by design, so none is computed on a traffic thread, and only a few at a time: a
 //! stranger who guesses keeps others waiting who guess, and nobody whose password is known already.
+//!
+//! Hashes in a file are read again when it changes, by the control side. What was found out with those before is
+//! forgotten with them.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -9,11 +12,15 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use sha2::{Digest as _, Sha256};
 use tokio::{sync::Semaphore, time::Instant};
 
-use crate::config::BasicConfig;
+use crate::{
+    config::BasicConfig,
+    file::{self, Print},
+};
 
 /// Hashes that are computed at the same time.
 const COMPUTED_MAX: usize = 2;
@@ -30,13 +37,21 @@ type Fingerprint = [u8; 32];
 pub(super) struct Basic {
     pub(super) challenge: String,
     pub(super) timeout: Duration,
+    config: BasicConfig,
+    users: ArcSwap<Users>,
+    /// What the file looked like when it was last read.
+    print: Mutex<Option<Print>>,
+    secret: [u8; 32],
+    computing: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
+}
+
+/// Who has which password, and what was found out about guesses.
+struct Users {
     hashes: BTreeMap<String, Arc<str>>,
     /// For names that nobody has, so that they take as long as others.
     nobody: Arc<str>,
-    secret: [u8; 32],
     kept: Mutex<Kept>,
-    computing: Arc<Semaphore>,
-    waiting: Arc<Semaphore>,
 }
 
 /// Why a client does not come in.
@@ -50,58 +65,74 @@ pub(super) enum Unknown {
 
 impl Basic {
     pub(super) fn compile(config: &BasicConfig) -> Result<Basic, String> {
-        let mut hashes: BTreeMap<String, Arc<str>> = BTreeMap::new();
-        for (name, hash) in &config.users {
-            hashes.insert(name.clone(), hash.as_str().into());
-        }
-        if let Some(file) = &config.file {
-            let text =
-                std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
-            let lines = text.lines().map(str::trim).enumerate();
-            for (at, line) in lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#')) {
-                let (name, hash) = line
-                    .split_once(':')
-                    .ok_or_else(|| format!("{}:{}: not `name:hash`", file.display(), at + 1))?;
-                hashes.insert(name.to_owned(), hash.into());
-            }
-        }
-        for (name, hash) in &hashes {
-            check_hash(hash).map_err(|why| format!("user `{name}`: {why}"))?;
-        }
-        let nobody = hashes.values().next().ok_or("basic: nobody has a password")?;
+        // Before reading: a change in between is then found by the next look.
+        let print = config.file.clone().map(Print::of);
+        let users = Users::read(config)?;
         let mut secret = [0; 32];
         secret.copy_from_slice(&Sha256::digest(seed()));
         Ok(Basic {
             challenge: format!("WWW-Authenticate: Basic realm=\"{}\", charset=\"UTF-8\"\r\n", config.realm),
             timeout: config.timeout,
-            nobody: Arc::clone(nobody),
-            hashes,
+            config: config.clone(),
+            users: ArcSwap::from_pointee(users),
+            print: Mutex::new(print),
             secret,
-            kept: Mutex::default(),
             computing: Arc::new(Semaphore::new(COMPUTED_MAX)),
             waiting: Arc::new(Semaphore::new(WAITING_MAX)),
         })
+    }
+
+    pub(super) fn has_file(&self) -> bool {
+        self.config.file.is_some()
+    }
+
+    /// Reads the file again if it has changed. What is wrong with it changes nothing.
+    pub(super) fn refresh(&self, app: &str) {
+        let now = self.config.file.clone().map(Print::of);
+        {
+            let mut known = self.print.lock().unwrap_or_else(PoisonError::into_inner);
+            if *known == now {
+                return;
+            }
+            // Remembered before it is known to be good, so that a bad file is reported once.
+            *known = now;
+        }
+        match Users::read(&self.config) {
+            Ok(users) => {
+                self.users.store(Arc::new(users));
+                tracing::info!(app, "passwords read again");
+            }
+            Err(error) => tracing::error!(app, error, "passwords not read again: those before stay"),
+        }
+    }
+
+    /// Reads the file again, whatever it looks like.
+    pub(super) fn read_again(&self) -> Result<(), String> {
+        let now = self.config.file.clone().map(Print::of);
+        self.users.store(Arc::new(Users::read(&self.config)?));
+        *self.print.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        Ok(())
     }
 
     /// Looks at the value of an `Authorization` field.
     pub(super) async fn look(&self, authorization: Option<&[u8]>) -> Result<(), Unknown> {
         let Some((name, password)) = authorization.and_then(parse) else { return Err(Unknown::Denied) };
         let fingerprint = self.fingerprint(&name, &password);
-        let now = Instant::now();
-        if let Some(is_right) = self.kept().get(&fingerprint, now) {
+        let (users, now) = (self.users.load_full(), Instant::now());
+        if let Some(is_right) = users.kept().get(&fingerprint, now) {
             return if is_right { Ok(()) } else { Err(Unknown::Denied) };
         }
         let waiting = Arc::clone(&self.waiting).try_acquire_owned().map_err(|_| Unknown::Busy)?;
         let computing = Arc::clone(&self.computing).acquire_owned().await.map_err(|_| Unknown::Busy)?;
-        let known = self.hashes.get(&name);
-        let (hash, is_known) = (Arc::clone(known.unwrap_or(&self.nobody)), known.is_some());
+        let known = users.hashes.get(&name);
+        let (hash, is_known) = (Arc::clone(known.unwrap_or(&users.nobody)), known.is_some());
         // It goes on when nobody waits any more, and holds its place until it has ended.
         let computed = tokio::task::spawn_blocking(move || {
             let _places = (waiting, computing);
             bcrypt::verify(&password, &hash).unwrap_or(false)
         });
         let is_right = computed.await.unwrap_or(false) && is_known;
-        self.kept().put(fingerprint, is_right, now);
+        users.kept().put(fingerprint, is_right, now);
         if is_right { Ok(()) } else { Err(Unknown::Denied) }
     }
 
@@ -112,6 +143,31 @@ impl Basic {
         hash.update(name);
         hash.update(password);
         hash.finalize().into()
+    }
+}
+
+impl Users {
+    fn read(config: &BasicConfig) -> Result<Users, String> {
+        let mut hashes: BTreeMap<String, Arc<str>> = BTreeMap::new();
+        for (name, hash) in &config.users {
+            hashes.insert(name.clone(), hash.as_str().into());
+        }
+        if let Some(path) = &config.file {
+            let text = String::from_utf8(file::read(path)?)
+                .map_err(|error| format!("{}: {}", path.display(), error.utf8_error()))?;
+            let lines = text.lines().map(str::trim).enumerate();
+            for (at, line) in lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#')) {
+                let (name, hash) = line
+                    .split_once(':')
+                    .ok_or_else(|| format!("{}:{}: not `name:hash`", path.display(), at + 1))?;
+                hashes.insert(name.to_owned(), hash.into());
+            }
+        }
+        for (name, hash) in &hashes {
+            check_hash(hash).map_err(|why| format!("user `{name}`: {why}"))?;
+        }
+        let nobody = Arc::clone(hashes.values().next().ok_or("basic: nobody has a password")?);
+        Ok(Users { hashes, nobody, kept: Mutex::default() })
     }
 
     fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {
