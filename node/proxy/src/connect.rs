@@ -1,14 +1,14 @@
 //! Reaching an endpoint: attempts against one endpoint after the other until a shared deadline.
 //!
-//! Happy Eyeballs (RFC 8305). Every address of a name is an endpoint of its own, with its checks, its counts and its
-//! share of the traffic; so who is tried first stays the choice of the balance strategy, for which IPv4 waits behind
-//! IPv6 (see `spots` in [`crate::upstream`]). What is added here: after an endpoint of a name with both families the
-//! next attempt is always at another address of the same name and of the other family, which is the order of §4. It
-//! begins as soon as the first has failed, or when that has not succeeded after [`ATTEMPT_DELAY`]; then both go on,
-//! the first to succeed is used and the other one is closed. An attempt that was overtaken counts as failed, and for
-//! [`REMEMBERED`] this worker begins at the other family, so that a family that leads nowhere delays one connection
-//! and not each. An attempt includes the TLS handshake of pools that have one: a way on which only small packets pass
-//! is not a way.
+//! Happy Eyeballs (RFC 8305). Every address of a host, which is a name or what one record of a service names, is an
+//! endpoint of its own, with its checks, its counts and its share of the traffic; so who is tried first stays the choice
+//! of the balance strategy, for which IPv4 waits behind IPv6 (see `spots` in [`crate::upstream`]). What is added here:
+//! after an endpoint of a host with both families the next attempt is always at another address of the same host and of
+//! the other family, which is the order of §4. It begins as soon as the first has failed, or when that has not succeeded
+//! after [`ATTEMPT_DELAY`]; then both go on, the first to succeed is used and the other one is closed. An attempt that
+//! was overtaken counts as failed, and for [`REMEMBERED`] this worker begins at the other family, so that a family that
+//! leads nowhere delays one connection and not each. An attempt includes the TLS handshake of pools that have one: a way
+//! on which only small packets pass is not a way.
 
 use std::{
     io,
@@ -207,7 +207,7 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// Another address of the same name, where this one was overtaken a while ago.
+    /// Another address of the same host, where this one was overtaken a while ago.
     fn choose_known_way(&self, worker: &Worker, picked: Picked) -> Picked {
         let is_slow = |index: u32| self.view.endpoints[index as usize].is_slow(worker.clock.now());
         if !is_slow(picked.0) {
@@ -273,7 +273,7 @@ impl<'a> Attempts<'a> {
         chosen: &mut Chosen,
     ) -> Result<Stream, Unreachable> {
         loop {
-            let is_dual_stack = self.view.set.endpoints[chosen.index as usize].is_dual_stack;
+            let is_dual_stack = self.view.set.endpoints[chosen.index as usize].dual_stack.is_some();
             let until = self.share_of_time(worker.clock.now(), if is_dual_stack { 2 } else { 1 });
             let reached = match is_dual_stack {
                 false => connect(&worker.clock, timer, until, &chosen.in_flight.0, self.options).await,
@@ -344,15 +344,15 @@ impl<'a> Attempts<'a> {
         self.tried.push(failed.index);
     }
 
-    /// Another address of the same name, of the other family, that was not tried.
+    /// Another address of the same host, of the other family, that was not tried.
     fn rival(&self, worker: &Worker, of: u32) -> Option<Picked> {
         let set = &self.view.set;
         let of = &set.endpoints[of as usize];
         let family = |endpoint: &Endpoint| endpoint.address.inet().map(|address| address.is_ipv6());
         let is_rival = |index: &u32| {
             let one = &set.endpoints[*index as usize];
-            one.is_dual_stack
-                && one.target == of.target
+            one.dual_stack.is_some()
+                && (one.dual_stack, &one.target) == (of.dual_stack, &of.target)
                 && family(one) != family(of)
                 && !one.is_on_trial
                 && !self.tried.contains(index)
@@ -365,7 +365,7 @@ impl<'a> Attempts<'a> {
     /// Another endpoint than all before.
     fn instead_of(&mut self, worker: &Worker, failed: &Chosen) -> Option<Chosen> {
         self.tried.push(failed.index);
-        if self.view.set.endpoints[failed.index as usize].is_dual_stack
+        if self.view.set.endpoints[failed.index as usize].dual_stack.is_some()
             && let Some(rival) = self.rival(worker, failed.index)
         {
             return Some(self.chosen(rival));

@@ -50,7 +50,7 @@ pub struct EndpointSet {
     version: u64,
     /// Somebody's circuit is half open, so a pick has to ask whether it may try.
     pub(crate) has_trials: bool,
-    /// Somebody's name has addresses of both families.
+    /// Somebody's host has addresses of both families.
     pub(crate) has_dual_stack: bool,
 }
 
@@ -65,15 +65,15 @@ pub struct Endpoint {
     pub(crate) record: Option<Arc<Record>>,
     /// Its circuit is half open.
     pub(crate) is_on_trial: bool,
-    /// Its name has addresses of the other family, too.
-    pub(crate) is_dual_stack: bool,
+    /// Which host of its target it is of, if that has addresses of the other family, too.
+    pub(crate) dual_stack: Option<u16>,
 }
 
 impl PartialEq for Endpoint {
     fn eq(&self, other: &Self) -> bool {
-        let Self { address, target, weight, record, is_on_trial, is_dual_stack } = self;
-        (address, target, *weight, *is_on_trial, *is_dual_stack)
-            == (&other.address, &other.target, other.weight, other.is_on_trial, other.is_dual_stack)
+        let Self { address, target, weight, record, is_on_trial, dual_stack } = self;
+        (address, target, *weight, *is_on_trial, *dual_stack)
+            == (&other.address, &other.target, other.weight, other.is_on_trial, other.dual_stack)
             && record.as_ref().map(Arc::as_ptr) == other.record.as_ref().map(Arc::as_ptr)
     }
 }
@@ -94,7 +94,7 @@ impl EndpointSet {
         let available = chosen.into_iter().map(|(endpoint, _)| endpoint).collect();
         let version = LAST.fetch_add(1, Relaxed) + 1;
         let has_trials = endpoints.iter().any(|endpoint| endpoint.is_on_trial);
-        let has_dual_stack = endpoints.iter().any(|endpoint| endpoint.is_dual_stack);
+        let has_dual_stack = endpoints.iter().any(|endpoint| endpoint.dual_stack.is_some());
         Self { endpoints, available, reserve, wheel, layout: None, version, has_trials, has_dual_stack }
     }
 
@@ -136,7 +136,7 @@ impl Endpoint {
             weight,
             record: None,
             is_on_trial: false,
-            is_dual_stack: false,
+            dual_stack: None,
         }
     }
 

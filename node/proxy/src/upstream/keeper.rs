@@ -4,9 +4,9 @@
 //! publishes. What an answer means is decided in `resolve`, what a result means in `health`.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     hash::{BuildHasher, RandomState},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
@@ -82,7 +82,6 @@ struct Target {
     is_near: bool,
     /// `None` for an address, which stands for itself.
     name: Option<watch::Receiver<Known>>,
-    is_service: bool,
     resolution: Resolution,
     spots: Vec<Spot>,
 }
@@ -91,9 +90,24 @@ struct Target {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Spot {
     address: Address,
+    /// Of the target.
+    host: u16,
     /// Only the lowest that has somebody fit is used.
     priority: u16,
+    family: Preference,
     weight: u32,
+}
+
+/// What the family of an address means for its host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Preference {
+    /// It has only this one.
+    Alone,
+    /// It has both, and this one carries as the other does.
+    Alike,
+    First,
+    /// It waits until nobody of the other family is fit.
+    Second,
 }
 
 struct Member {
@@ -403,15 +417,16 @@ impl Keeper {
         let mut candidates = Vec::with_capacity(self.members.len());
         for target in &self.targets {
             let lowest = self.lowest_priority(target);
-            let is_dual_stack = target.is_dual_stack();
-            for &Spot { ref address, priority, weight } in &target.spots {
+            let first = self.hosts_reached_first(target);
+            for &Spot { ref address, host, priority, family, weight } in &target.spots {
                 if !seen.insert(address) {
                     continue;
                 }
                 let member = &self.members[address];
+                let waits = family == Preference::Second && first.contains(&host);
                 candidates.push(Candidate {
                     weight,
-                    is_backup: target.is_backup || priority > lowest,
+                    is_backup: target.is_backup || priority > lowest || waits,
                     is_near: target.is_near,
                     is_passing: member.health.available(),
                     is_ejected: member.ejection.is_out(),
@@ -421,7 +436,7 @@ impl Keeper {
                 endpoints.push(Endpoint {
                     record: member.record.clone(),
                     is_on_trial: member.circuit.state.is_half_open(),
-                    is_dual_stack,
+                    dual_stack: (family != Preference::Alone).then_some(host),
                     ..Endpoint::new(address.clone(), target.written.clone(), weight)
                 });
             }
@@ -431,14 +446,29 @@ impl Keeper {
 
     /// The lowest priority of a service with somebody who may serve; those above wait for all of it to be gone.
     fn lowest_priority(&self, target: &Target) -> u16 {
-        let is_fit = |spot: &&Spot| {
-            let member = &self.members[&spot.address];
-            member.health.available() == Some(true)
-                && !member.ejection.is_out()
-                && !member.circuit.state.is_open()
-        };
-        let fit = target.spots.iter().filter(is_fit).map(|spot| spot.priority).min();
+        let fit = target.spots.iter().filter(|spot| self.is_fit(spot)).map(|spot| spot.priority).min();
         fit.or_else(|| target.spots.iter().map(|spot| spot.priority).min()).unwrap_or(0)
+    }
+
+    /// The hosts that are used by their preferred family: somebody of it may serve, or nobody at all.
+    fn hosts_reached_first(&self, target: &Target) -> HashSet<u16> {
+        if target.spots.iter().all(|spot| spot.family != Preference::Second) {
+            return HashSet::new();
+        }
+        let fit_in = |family: Preference| -> HashSet<u16> {
+            let spots = target.spots.iter().filter(|spot| spot.family == family && self.is_fit(spot));
+            spots.map(|spot| spot.host).collect()
+        };
+        let (first, second) = (fit_in(Preference::First), fit_in(Preference::Second));
+        let all = target.spots.iter().map(|spot| spot.host);
+        all.filter(|host| first.contains(host) || !second.contains(host)).collect()
+    }
+
+    fn is_fit(&self, spot: &Spot) -> bool {
+        let member = &self.members[&spot.address];
+        member.health.available() == Some(true)
+            && !member.ejection.is_out()
+            && !member.circuit.state.is_open()
     }
 
     /// How much of its share a member gets.
@@ -483,7 +513,6 @@ impl Target {
             is_backup: config.backup,
             is_near: zone.is_none_or(|zone| config.zone.as_deref() == Some(zone)),
             name: None,
-            is_service: false,
             resolution: Resolution::Failed(
                 "neither `host:port`, `unix:/path` nor `srv:_service._proto.name`".to_owned(),
             ),
@@ -495,7 +524,6 @@ impl Target {
             if let (Some(_), Some(_), Some(domain)) = (labels.next(), labels.next(), labels.next()) {
                 target.host = domain.into();
                 target.name = Some(watch(service, Kind::Service));
-                target.is_service = true;
             }
             return target;
         }
@@ -504,7 +532,7 @@ impl Target {
             target.host = "localhost".into();
             if let Some(address) = Address::of_file(&config.address) {
                 target.resolution = Resolution::Resolved;
-                target.spots = vec![Spot { address, priority: 0, weight: config.weight }];
+                target.spots = vec![Spot::alone(address, config.weight)];
             }
             return target;
         }
@@ -513,32 +541,29 @@ impl Target {
         (target.host, target.port) = (host.into(), port);
         if let Ok(address) = config.address.parse::<SocketAddr>() {
             target.resolution = Resolution::Resolved;
-            target.spots = vec![Spot { address: address.into(), priority: 0, weight: config.weight }];
+            target.spots = vec![Spot::alone(address.into(), config.weight)];
         } else if !host.is_empty() && !host.contains([':', '[', ']']) {
             target.name = Some(watch(host, Kind::Host));
         }
         target
     }
 
-    /// Whether one host is reached by both families. Of a service each host has a name of its own, and nobody here
-    /// knows which address is whose.
-    fn is_dual_stack(&self) -> bool {
-        let families = |is_v6: bool| {
-            self.spots
-                .iter()
-                .any(|spot| spot.address.inet().is_some_and(|address| address.is_ipv6() == is_v6))
-        };
-        !self.is_service && families(true) && families(false)
-    }
-
     /// Takes over what is known of the name.
     fn follow(&mut self, mode: ResolveMode) {
         let Some(name) = &mut self.name else { return };
         let known = name.borrow_and_update();
-        let current = self.spots.first().and_then(|spot| spot.address.inet()).map(|address| address.ip());
-        let chosen = resolve::choose(mode, &known.addresses, current);
+        let current = self.spots.iter().filter_map(|spot| spot.address.inet());
+        let current: Vec<IpAddr> = current.map(|address| address.ip()).collect();
+        let chosen = resolve::choose(mode, &known.addresses, &current);
         self.resolution = known.resolution.clone();
         self.spots = spots(&chosen, self.port, self.weight);
+    }
+}
+
+impl Spot {
+    /// Of a target that is one address.
+    fn alone(address: Address, weight: u32) -> Spot {
+        Spot { address, host: 0, priority: 0, family: Preference::Alone, weight }
     }
 }
 
@@ -564,18 +589,23 @@ fn spots(found: &[Found], port: u16, weight: u32) -> Vec<Spot> {
             u32::try_from(share).unwrap_or(weight).max(weight.min(1))
         }
     };
-    let (v6, v4): (Vec<&Found>, Vec<&Found>) = found.iter().partition(|found| found.ip.is_ipv6());
-    let prefers_v6 = !v6.is_empty() && v6.len() >= v4.len();
-    let spot = |found: &Found| match found.service {
-        None => {
-            let priority = u16::from(prefers_v6 && found.ip.is_ipv4());
-            Spot { address: SocketAddr::new(found.ip, port).into(), priority, weight }
-        }
-        Some(service) => Spot {
-            address: SocketAddr::new(found.ip, service.port).into(),
-            priority: service.priority,
-            weight: share(service),
-        },
+    let mut families: HashMap<u16, [usize; 2]> = HashMap::new();
+    for found in found {
+        families.entry(found.host).or_default()[usize::from(found.ip.is_ipv6())] += 1;
+    }
+    let family = |found: &Found| match families[&found.host] {
+        [0, _] | [_, 0] => Preference::Alone,
+        [v4, v6] if v6 < v4 => Preference::Alike,
+        [..] if found.ip.is_ipv6() => Preference::First,
+        [..] => Preference::Second,
+    };
+    let spot = |found: &Found| {
+        let (port, priority, weight) = match found.service {
+            None => (port, 0, weight),
+            Some(service) => (service.port, service.priority, share(service)),
+        };
+        let address = SocketAddr::new(found.ip, port).into();
+        Spot { address, host: found.host, priority, family: family(found), weight }
     };
     let mut spots: Vec<Spot> = found.iter().map(spot).collect();
     spots.sort_unstable();

@@ -69,6 +69,8 @@ impl Question {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Found {
     pub(super) ip: IpAddr,
+    /// Addresses of the same number are of the same host: those of one record of a service, and all of a name.
+    pub(super) host: u16,
     pub(super) service: Option<Service>,
 }
 
@@ -83,7 +85,7 @@ pub(super) struct Service {
 
 impl From<IpAddr> for Found {
     fn from(ip: IpAddr) -> Self {
-        Self { ip, service: None }
+        Self { ip, host: 0, service: None }
     }
 }
 
@@ -101,14 +103,21 @@ impl Known {
     }
 }
 
-/// Which addresses of an answer are used. Name servers rotate their answers, so `First` stays with the address it
-/// has for as long as that is among them.
-pub(super) fn choose(mode: ResolveMode, answer: &[Found], current: Option<IpAddr>) -> Vec<Found> {
+/// Which addresses of an answer are used. `First` is one host, with one address of each family where it has both, so
+/// that one can stand in for the other. Name servers rotate their answers, so it stays with the addresses it has for as
+/// long as they are among them.
+pub(super) fn choose(mode: ResolveMode, answer: &[Found], current: &[IpAddr]) -> Vec<Found> {
     match mode {
         ResolveMode::All => answer.to_vec(),
         ResolveMode::First => {
-            let kept = answer.iter().find(|found| Some(found.ip) == current);
-            kept.or(answer.first()).copied().into_iter().collect()
+            let is_current = |found: &&Found| current.contains(&found.ip);
+            let Some(first) = answer.iter().find(is_current).or(answer.first()) else { return Vec::new() };
+            let of_family = |is_v6: bool| {
+                let is_way = move |found: &&Found| found.host == first.host && found.ip.is_ipv6() == is_v6;
+                let ways = || answer.iter().filter(is_way);
+                ways().find(is_current).or(ways().next()).copied()
+            };
+            [false, true].into_iter().filter_map(of_family).collect()
         }
     }
 }
@@ -316,14 +325,18 @@ async fn look_up_service(dns: &TokioResolver, question: &Question) -> Result<Ans
     let answers = futures_util::future::join_all(lookups).await;
     let mut ttl = Duration::from_secs(ttl.into());
     let (mut addresses, mut reason) = (Vec::new(), None);
-    for ((service, host), answer) in hosts.iter().zip(answers) {
+    for (((service, name), answer), host) in hosts.iter().zip(answers).zip(0..) {
         match answer {
             Ok(answer) => {
                 ttl = ttl.min(answer.ttl);
-                let found = answer.addresses.iter().map(|found| Found { service: Some(*service), ..*found });
-                addresses.extend(found);
+                let service = Some(*service);
+                addresses.extend(answer.addresses.iter().map(|&Found { ip, .. }| Found {
+                    ip,
+                    host,
+                    service,
+                }));
             }
-            Err(why) => reason = Some(format!("{host}: {why}")),
+            Err(why) => reason = Some(format!("{name}: {why}")),
         }
     }
     if addresses.is_empty() {

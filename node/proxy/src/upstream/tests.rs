@@ -279,7 +279,7 @@ async fn of_a_name_with_both_families_ipv6_comes_first_unless_it_has_fewer_addre
                     of.iter().map(ip).collect()
                 };
                 let is_dual = addresses.contains('.') && addresses.contains(':');
-                let marked = set.endpoints.iter().all(|endpoint| endpoint.is_dual_stack == is_dual);
+                let marked = set.endpoints.iter().all(|endpoint| endpoint.dual_stack.is_some() == is_dual);
                 marked
                     && set.has_dual_stack == is_dual
                     && ips(&set.available) == first.split_whitespace().collect::<Vec<_>>()
@@ -287,6 +287,67 @@ async fn of_a_name_with_both_families_ipv6_comes_first_unless_it_has_fewer_addre
             })
             .await;
     }
+}
+
+#[tokio::test]
+async fn each_host_of_a_service_prefers_one_family_of_its_own() {
+    let server = NameServer::start().await;
+    server.set("both.test", "10.0.0.1 fd00::1");
+    server.set("old.test", "10.0.0.2");
+    server.set("few.test", "10.0.0.3 10.0.0.4 fd00::3");
+    let records = ["1 1 81 both.test", "1 1 82 old.test", "1 1 83 few.test", "2 1 84 both.test"];
+    server.set_service("_http._tcp.test", &records);
+    let pool = pool(&["srv:_http._tcp.test".to_owned()], CheckKind::None);
+    let mut running = Running::start(&pool, Some(Resolver::at(server.address)));
+    running.until("resolved", |upstream| !upstream.set().load().endpoints.is_empty()).await;
+    let set = running.upstream.set().load();
+    let of = |indexes: &[u32]| -> Vec<String> {
+        indexes.iter().map(|&at| set.endpoints[at as usize].address.to_string()).collect()
+    };
+    let carry = ["10.0.0.2:82", "10.0.0.3:83", "10.0.0.4:83", "[fd00::1]:81", "[fd00::3]:83"];
+    assert_eq!(of(&set.available), carry);
+    assert_eq!(of(&set.reserve), ["10.0.0.1:81", "10.0.0.1:84", "[fd00::1]:84"]);
+    let host = |address: &str| {
+        set.endpoints.iter().find(|one| one.address.to_string() == address).unwrap().dual_stack
+    };
+    assert_eq!(host("10.0.0.2:82"), None);
+    assert_eq!((host("10.0.0.1:81"), host("10.0.0.1:84")), (host("[fd00::1]:81"), host("[fd00::1]:84")));
+    assert!(host("10.0.0.1:81").is_some() && host("10.0.0.1:81") != host("10.0.0.1:84"));
+}
+
+/// Both families with the same port.
+async fn dual() -> [(TcpListener, SocketAddr); 2] {
+    loop {
+        let (v4, v4_address) = origin().await;
+        // Somebody else may have it.
+        if let Ok(v6) = TcpListener::bind(("::1", v4_address.port())).await {
+            let v6_address = v6.local_addr().unwrap();
+            return [(v4, v4_address), (v6, v6_address)];
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_host_of_a_service_is_reached_by_its_other_family_while_the_first_one_fails() {
+    let server = NameServer::start().await;
+    let [(_v4, v4), (first, v6)] = dual().await;
+    let (_other, other) = origin().await;
+    server.set("both.test", "127.0.0.1 ::1");
+    server.set("old.test", "127.0.0.1");
+    let records = [format!("1 1 {} both.test", v4.port()), format!("1 1 {} old.test", other.port())];
+    server.set_service("_http._tcp.test", &records.each_ref().map(String::as_str));
+    let pool = pool(&["srv:_http._tcp.test".to_owned()], CheckKind::Tcp);
+    let mut running = Running::start(&pool, Some(Resolver::at(server.address)));
+    let carry = |addresses: [SocketAddr; 2]| {
+        let mut sorted = addresses;
+        sorted.sort();
+        move |upstream: &Upstream| available(upstream) == sorted
+    };
+    running.until("by IPv6", carry([other, v6])).await;
+    drop(first);
+    running.until("by IPv4", carry([other, v4])).await;
+    let _back = TcpListener::bind(v6).await.unwrap();
+    running.until("by IPv6 again", carry([other, v6])).await;
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Names with addresses of both families: which is used, and what becomes of sessions when one leads nowhere.
+//! Hosts with addresses of both families: which is used, and what becomes of sessions when one leads nowhere.
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -8,8 +8,9 @@ use std::{
 use flotilla_proxy::{
     AppConfig, Proxy, Resolution,
     config::{
+        BalanceConfig,
         Protocol::{self, Http, Tcp},
-        TargetConfig,
+        ResolveMode, TargetConfig,
     },
 };
 use tokio::{
@@ -83,6 +84,7 @@ pub(crate) async fn serving_name(
 ) -> (Proxy, SocketAddr, NameServer) {
     let server = NameServer::start().await;
     server.set("web.test", "127.0.0.1 ::1");
+    server.set_service("_app._tcp.web.test", &[&format!("0 0 {} web.test", origin.port())]);
     let proxy = proxy_with(|config| {
         config.workers = 1;
         config.name_server = Some(server.address);
@@ -100,6 +102,16 @@ pub(crate) async fn serving_name(
     (proxy, listen, server)
 }
 
+/// How an app may write what stands for both.
+const WAYS: [fn(&mut AppConfig); 3] = [
+    |_| (),
+    |app| app.pools.get_mut("default").unwrap().resolve.mode = ResolveMode::First,
+    |app| {
+        let target = TargetConfig::new("srv:_app._tcp.web.test".to_owned(), 100);
+        app.pools.get_mut("default").unwrap().targets = vec![target];
+    },
+];
+
 pub(crate) fn greeter(name: &'static str) -> impl Fn(TcpStream) -> Task + Send + Sync + 'static {
     move |mut stream| {
         Box::pin(async move {
@@ -110,21 +122,29 @@ pub(crate) fn greeter(name: &'static str) -> impl Fn(TcpStream) -> Task + Send +
 
 #[tokio::test]
 async fn of_two_families_that_work_ipv6_is_used() {
-    let (v4, v6) = both(64).await;
-    let (v4, v6) = (Origin::on(v4, greeter("four")), Origin::on(v6, greeter("six")));
-    let (_proxy, listen, _server) = serving_name(Tcp, v4.address, |_| ()).await;
-    for _ in 0..20 {
-        assert_eq!(rest(&mut connect(listen).await).await.unwrap(), b"six");
+    for way in WAYS {
+        let (v4, v6) = both(64).await;
+        let (v4, v6) = (Origin::on(v4, greeter("four")), Origin::on(v6, greeter("six")));
+        let (_proxy, listen, _server) = serving_name(Tcp, v4.address, way).await;
+        for _ in 0..20 {
+            assert_eq!(rest(&mut connect(listen).await).await.unwrap(), b"six");
+        }
+        assert_eq!((v4.accepted(), v6.accepted()), (0, 20));
     }
-    assert_eq!((v4.accepted(), v6.accepted()), (0, 20));
 }
 
 #[tokio::test]
 async fn a_family_that_leads_nowhere_delays_one_session_and_loses_none() {
+    for way in WAYS {
+        delays_one_session_and_loses_none(way).await;
+    }
+}
+
+async fn delays_one_session_and_loses_none(way: fn(&mut AppConfig)) {
     let (v4, v6) = both(1).await;
     let queued = black_hole(&v6, 1).await;
     let v4 = Origin::on(v4, greeter("four"));
-    let (proxy, listen, _server) = serving_name(Tcp, v4.address, |_| ()).await;
+    let (proxy, listen, _server) = serving_name(Tcp, v4.address, way).await;
     let begun = Instant::now();
     assert_eq!(rest(&mut connect(listen).await).await.unwrap(), b"four");
     // Not sooner: IPv6 had its time. A timer may be a millisecond early by our clock.
@@ -143,14 +163,47 @@ async fn a_family_that_leads_nowhere_delays_one_session_and_loses_none() {
 
 #[tokio::test]
 async fn a_family_that_refuses_is_passed_over_at_once() {
+    for way in WAYS {
+        let (v4, v6) = both(1).await;
+        drop(v6);
+        let v4 = Origin::on(v4, greeter("four"));
+        let (proxy, listen, _server) = serving_name(Tcp, v4.address, way).await;
+        for _ in 0..10 {
+            assert_eq!(rest(&mut connect(listen).await).await.unwrap(), b"four");
+        }
+        assert_eq!(v4.accepted(), 10);
+        assert_eq!(proxy.status()[0].tally.unreached, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_host_of_a_service_is_tried_by_both_families_before_another_host_is() {
     let (v4, v6) = both(1).await;
     drop(v6);
-    let v4 = Origin::on(v4, greeter("four"));
-    let (proxy, listen, _server) = serving_name(Tcp, v4.address, |_| ()).await;
-    for _ in 0..10 {
-        assert_eq!(rest(&mut connect(listen).await).await.unwrap(), b"four");
+    let dual = Origin::on(v4, greeter("dual"));
+    let other = Origin::greeter("other").await;
+    let server = NameServer::start().await;
+    server.set("dual.test", "127.0.0.1 ::1");
+    server.set("other.test", "127.0.0.1");
+    let records = [("dual", &dual), ("other", &other)]
+        .map(|(host, origin)| format!("0 1 {} {host}.test", origin.address.port()));
+    server.set_service("_app._tcp.test", &records.each_ref().map(String::as_str));
+    let proxy = proxy_with(|config| {
+        config.workers = 1;
+        config.name_server = Some(server.address);
+    });
+    let (mut config, listen) = app(Tcp, &[]);
+    let pool = config.pools.get_mut("default").unwrap();
+    pool.targets = vec![TargetConfig::new("srv:_app._tcp.test".to_owned(), 100)];
+    pool.balance = BalanceConfig { strategy: "round_robin".to_owned(), ..BalanceConfig::default() };
+    // It is refused each time, and stays the first choice.
+    pool.outlier.consecutive_failures = 0;
+    serve(&proxy, &config).await;
+    eventually("resolved", || proxy.status()[0].targets[0].endpoints.len() == 3).await;
+    for _ in 0..20 {
+        rest(&mut connect(listen).await).await.unwrap();
     }
-    assert_eq!(v4.accepted(), 10);
+    assert_eq!((dual.accepted(), other.accepted()), (10, 10));
     assert_eq!(proxy.status()[0].tally.unreached, 0);
 }
 

@@ -121,12 +121,38 @@ mod memory {
 #[test]
 fn all_or_the_first_address_of_an_answer_is_used() {
     let answer = found("3.3.3.3 1.1.1.1 2.2.2.2");
-    let one = |ip: &str| ips(ip).first().copied();
-    assert_eq!(choose(ResolveMode::All, &answer, one("1.1.1.1")), answer);
-    assert_eq!(choose(ResolveMode::First, &answer, None), found("3.3.3.3"));
-    assert_eq!(choose(ResolveMode::First, &answer, one("1.1.1.1")), found("1.1.1.1"), "it stays");
-    assert_eq!(choose(ResolveMode::First, &answer, one("9.9.9.9")), found("3.3.3.3"), "it moves");
-    assert_eq!(choose(ResolveMode::First, &[], one("9.9.9.9")), found(""));
+    assert_eq!(choose(ResolveMode::All, &answer, &ips("1.1.1.1")), answer);
+    assert_eq!(choose(ResolveMode::First, &answer, &[]), found("3.3.3.3"));
+    assert_eq!(choose(ResolveMode::First, &answer, &ips("1.1.1.1")), found("1.1.1.1"), "it stays");
+    assert_eq!(choose(ResolveMode::First, &answer, &ips("9.9.9.9")), found("3.3.3.3"), "it moves");
+    assert_eq!(choose(ResolveMode::First, &[], &ips("9.9.9.9")), found(""));
+}
+
+#[test]
+fn the_first_address_is_one_of_each_family_of_the_first_host() {
+    let of_host = |host: u16, text: &str| -> Vec<Found> {
+        found(text).into_iter().map(|found| Found { host, ..found }).collect()
+    };
+    let both = found("1.1.1.1 2.2.2.2 fd00::1 fd00::2");
+    for (current, first) in [
+        ("", "1.1.1.1 fd00::1"),
+        ("1.1.1.1 fd00::1", "1.1.1.1 fd00::1"),
+        ("2.2.2.2 fd00::2", "2.2.2.2 fd00::2"),
+        ("2.2.2.2", "2.2.2.2 fd00::1"),
+        ("9.9.9.9 fd00::2", "1.1.1.1 fd00::2"),
+    ] {
+        assert_eq!(choose(ResolveMode::First, &both, &ips(current)), found(first), "{current}");
+    }
+    let service = [of_host(0, "1.1.1.1"), of_host(1, "2.2.2.2 fd00::2"), of_host(2, "fd00::3")].concat();
+    for (current, host, first) in [
+        ("", 0, "1.1.1.1"),
+        ("2.2.2.2 fd00::2", 1, "2.2.2.2 fd00::2"),
+        ("fd00::2", 1, "2.2.2.2 fd00::2"),
+        ("fd00::3", 2, "fd00::3"),
+        ("fd00::9", 0, "1.1.1.1"),
+    ] {
+        assert_eq!(choose(ResolveMode::First, &service, &ips(current)), of_host(host, first), "{current}");
+    }
 }
 
 /// Waits until the name is known as this. `Err` names the expected reason.
@@ -205,16 +231,16 @@ async fn a_service_is_the_addresses_of_its_hosts_with_their_ports() {
     let known = |known: &Known| -> Vec<String> {
         let text = |found: &Found| {
             let Service { priority, weight, port } = found.service.unwrap();
-            format!("{priority} {weight} {}", SocketAddr::new(found.ip, port))
+            format!("{priority} {weight} {} of {}", SocketAddr::new(found.ip, port), found.host)
         };
         known.addresses.iter().map(text).collect()
     };
     // One host that is not there keeps nobody from the others.
-    let expected = ["10 5 10.0.0.1:81", "10 5 [fd00::1]:81", "20 0 10.0.0.2:82"];
+    let expected = ["10 5 10.0.0.1:81 of 1", "10 5 [fd00::1]:81 of 1", "20 0 10.0.0.2:82 of 2"];
     let wait = name.wait_for(|now| known(now) == expected && now.resolution == Resolution::Resolved);
     assert!(tokio::time::timeout(10 * SECOND, wait).await.is_ok(), "{:?}", resolver.watch(service).borrow());
     server.set_service("_http._tcp.test", &["0 0 84 two.test"]);
-    let wait = name.wait_for(|now| known(now) == ["0 0 10.0.0.2:84"]);
+    let wait = name.wait_for(|now| known(now) == ["0 0 10.0.0.2:84 of 0"]);
     assert!(tokio::time::timeout(10 * SECOND, wait).await.is_ok());
     // The last good answer stays while there is none.
     server.fail("_http._tcp.test");
