@@ -14,19 +14,22 @@ use flotilla_proxy::{
     config::{
         CheckConfig, CheckKind,
         Protocol::{self, Http, Tcp},
+        UpstreamProtocol, UpstreamTls,
     },
 };
 use socket2::{Domain, SockAddr, Socket, Type};
 use tempfile::TempDir;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
     task::JoinSet,
     time::timeout,
 };
+use tokio_rustls::TlsAcceptor;
 
 use crate::{
     bulk::{assert_same, stream},
+    secure::Authority,
     support::*,
 };
 
@@ -71,15 +74,32 @@ impl FileOrigin {
         Self::new(path, move |stream| {
             let body = body.clone();
             Box::pin(async move {
-                let mut stream = BufReader::new(stream);
-                while let Some(mut answer) = file_head(&mut stream).await {
-                    let length = field(&answer, "content-length").map_or(0, |value| value.parse().unwrap());
-                    let mut sent = vec![0; length];
-                    stream.read_exact(&mut sent).await.unwrap();
-                    let bytes = answer.len() + sent.len() + body.len();
-                    answer.insert_str(0, &format!("HTTP/1.1 200 OK\r\ncontent-length: {bytes}\r\n\r\n"));
-                    let answer = [answer.as_bytes(), &sent, &body].concat();
-                    stream.get_mut().write_all(&answer).await.unwrap();
+                answer_heads(stream, &body).await;
+            })
+        })
+    }
+
+    /// The same inside TLS, in HTTP/1.1.
+    fn https(path: &Path, acceptor: TlsAcceptor, body: Vec<u8>) -> FileOrigin {
+        Self::new(path, move |stream| {
+            let (acceptor, body) = (acceptor.clone(), body.clone());
+            Box::pin(async move {
+                // A client that does not believe us goes.
+                let Ok(stream) = acceptor.accept(stream).await else { return };
+                answer_heads(stream, &body).await;
+            })
+        })
+    }
+
+    /// Speaks HTTP/2 only, with `acceptor` inside TLS: says in `x-path` what it was asked for, sends the body back as it
+    /// comes, and ends with a trailer.
+    fn http2(path: &Path, acceptor: Option<TlsAcceptor>) -> FileOrigin {
+        Self::new(path, move |stream| {
+            let acceptor = acceptor.clone();
+            Box::pin(async move {
+                match acceptor {
+                    None => echo_streams(stream).await,
+                    Some(acceptor) => echo_streams(acceptor.accept(stream).await.unwrap()).await,
                 }
             })
         })
@@ -103,7 +123,40 @@ async fn echo(mut stream: UnixStream) {
     }
 }
 
-async fn file_head(stream: &mut BufReader<UnixStream>) -> Option<String> {
+async fn answer_heads<S: AsyncRead + AsyncWrite + Unpin>(stream: S, body: &[u8]) {
+    let mut stream = BufReader::new(stream);
+    while let Some(mut answer) = file_head(&mut stream).await {
+        let length = field(&answer, "content-length").map_or(0, |value| value.parse().unwrap());
+        let mut sent = vec![0; length];
+        stream.read_exact(&mut sent).await.unwrap();
+        let bytes = answer.len() + sent.len() + body.len();
+        answer.insert_str(0, &format!("HTTP/1.1 200 OK\r\ncontent-length: {bytes}\r\n\r\n"));
+        let answer = [answer.as_bytes(), &sent, body].concat();
+        stream.write_all(&answer).await.unwrap();
+        stream.flush().await.unwrap();
+    }
+}
+
+async fn echo_streams<S: AsyncRead + AsyncWrite + Unpin>(stream: S) {
+    let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+    let mut streams = JoinSet::new();
+    while let Some(Ok((request, mut respond))) = connection.accept().await {
+        streams.spawn(async move {
+            let response = http::Response::builder().header("x-path", request.uri().path());
+            let mut send = respond.send_response(response.body(()).unwrap(), false).unwrap();
+            let mut body = request.into_body();
+            while let Some(Ok(data)) = body.data().await {
+                body.flow_control().release_capacity(data.len()).unwrap();
+                send.reserve_capacity(data.len());
+                send.send_data(data, false).unwrap();
+            }
+            let trailers = [("grpc-status".parse().unwrap(), "0".parse().unwrap())];
+            let _gone = send.send_trailers(trailers.into_iter().collect());
+        });
+    }
+}
+
+async fn file_head<S: AsyncRead + Unpin>(stream: &mut BufReader<S>) -> Option<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await.ok()?);
@@ -252,6 +305,132 @@ async fn requests_reuse_a_connection_and_bodies_of_every_size_arrive() {
     send(&mut client, "GET /b HTTP/1.1\r\nhost: shop.test\r\n\r\n").await;
     assert_eq!(status(&head(&mut client).await.unwrap()), 200);
     assert_eq!(origin.accepted(), 1, "four requests of two clients");
+}
+
+#[tokio::test]
+async fn behind_a_file_whoever_has_the_certificate_is_believed() {
+    let (authority, strangers) = (Authority::new(), Authority::new());
+    authority.issue("web", &["web.test"]);
+    let ((_root, ca), (_other_root, other_ca)) = (authority.root_file(), strangers.root_file());
+    let body = stream(1 << 20, 15);
+    let (_directory, path) = place();
+    let origin = FileOrigin::https(&path, authority.acceptor("web"), body.clone());
+    let good = UpstreamTls { server_name: Some("web.test".to_owned()), ca, identity: None };
+    for (what, protocol, tls, want) in [
+        ("what is agreed on", UpstreamProtocol::Auto, good.clone(), 200),
+        ("HTTP/1.1", UpstreamProtocol::Http1, good.clone(), 200),
+        (
+            "another name",
+            UpstreamProtocol::Auto,
+            UpstreamTls { server_name: Some("b.test".to_owned()), ..good.clone() },
+            502,
+        ),
+        ("another authority", UpstreamProtocol::Auto, UpstreamTls { ca: other_ca, ..good.clone() }, 502),
+        ("no name", UpstreamProtocol::Auto, UpstreamTls { server_name: None, ..good.clone() }, 502),
+    ] {
+        let proxy = proxy_with(|config| config.workers = 1);
+        let (mut config, listen) = app_at(Http, &path);
+        let pool = config.pools.get_mut("default").unwrap();
+        (pool.protocol, pool.tls) = (protocol, Some(tls));
+        serve(&proxy, &config).await;
+        let before = origin.accepted();
+        let mut client = connect(listen).await;
+        for _again in 0..3 {
+            send(&mut client, "GET /a HTTP/1.1\r\nhost: shop.test\r\n\r\n").await;
+            let head = head(&mut client).await.unwrap();
+            assert_eq!(status(&head), want, "{what}");
+            let length = field(&head, "content-length").unwrap().parse().unwrap();
+            let answer = receive(&mut client, length).await;
+            if want == 200 {
+                assert!(answer.starts_with(b"GET /a HTTP/1.1\r\n"), "{what}");
+                assert_same(&answer[length - body.len()..], &body, what);
+            }
+        }
+        if want == 200 {
+            assert_eq!(origin.accepted(), before + 1, "{what}: one connection for all three");
+        }
+    }
+}
+
+#[tokio::test]
+async fn behind_a_file_requests_share_a_connection_in_http_2() {
+    let authority = Authority::new();
+    authority.issue("web", &["web.test"]);
+    let (_root, ca) = authority.root_file();
+    let tls = UpstreamTls { server_name: Some("web.test".to_owned()), ca, identity: None };
+    let http2 = || authority.acceptor_with("web", &["h2"]);
+    for (what, protocol, acceptor) in [
+        ("in the clear", UpstreamProtocol::Http2, None),
+        ("inside TLS", UpstreamProtocol::Http2, Some(http2())),
+        ("agreed on", UpstreamProtocol::Auto, Some(http2())),
+    ] {
+        let (_directory, path) = place();
+        let is_secure = acceptor.is_some();
+        let origin = FileOrigin::http2(&path, acceptor);
+        let proxy = proxy_with(|config| config.workers = 1);
+        let (mut config, listen) = app_at(Http, &path);
+        let pool = config.pools.get_mut("default").unwrap();
+        (pool.protocol, pool.tls) = (protocol, is_secure.then(|| tls.clone()));
+        serve(&proxy, &config).await;
+        // The first opens the connection that the others share.
+        let ask = async |number: u64, bytes: usize| {
+            let (sent, mut client) = (stream(bytes, number), connect(listen).await);
+            let head_sent = format!("POST /{number} HTTP/1.1\r\nhost: a\r\ncontent-length: {bytes}\r\n\r\n");
+            send(&mut client, head_sent).await;
+            let (mut read, mut write) = client.split();
+            let answer = async {
+                let mut answer = Vec::new();
+                while !answer.ends_with(b"0\r\ngrpc-status: 0\r\n\r\n") {
+                    let more = timeout(PATIENCE, read.read_buf(&mut answer)).await;
+                    assert_ne!(more.expect("an answer in time").unwrap(), 0, "{what}");
+                }
+                answer
+            };
+            let (answer, written) = tokio::join!(answer, write.write_all(&sent));
+            written.unwrap();
+            let end = answer.windows(4).position(|at| at == b"\r\n\r\n").unwrap() + 4;
+            let head = std::str::from_utf8(&answer[..end]).unwrap();
+            assert_eq!((status(head), field(head, "x-path")), (200, Some(&*format!("/{number}"))), "{what}");
+            assert_same(&unchunked(&answer[end..]), &sent, what);
+        };
+        ask(1, 5).await;
+        tokio::join!(ask(2, 300_000), ask(3, 0), ask(4, 70_000));
+        assert_eq!(origin.accepted(), 1, "{what}");
+    }
+}
+
+/// The content of a chunked body, up to its trailers.
+fn unchunked(mut body: &[u8]) -> Vec<u8> {
+    let mut content = Vec::new();
+    loop {
+        let end = body.windows(2).position(|at| at == b"\r\n").unwrap();
+        let length = usize::from_str_radix(std::str::from_utf8(&body[..end]).unwrap(), 16).unwrap();
+        if length == 0 {
+            return content;
+        }
+        content.extend_from_slice(&body[end + 2..][..length]);
+        body = &body[end + 2 + length + 2..];
+    }
+}
+
+#[tokio::test]
+async fn checks_of_a_file_go_inside_tls_as_requests_do() {
+    let authority = Authority::new();
+    authority.issue("web", &["web.test"]);
+    let (_root, ca) = authority.root_file();
+    let (_directory, path) = place();
+    let _origin = FileOrigin::https(&path, authority.acceptor("web"), Vec::new());
+    for (name, want) in [("web.test", true), ("b.test", false)] {
+        let proxy = proxy();
+        let (mut config, _) = app_at(Http, &path);
+        let pool = config.pools.get_mut("default").unwrap();
+        pool.tls = Some(UpstreamTls { server_name: Some(name.to_owned()), ca: ca.clone(), identity: None });
+        let kind = CheckKind::Http { path: "/".to_owned(), host: None, expect: vec![(200, 299)] };
+        pool.check = CheckConfig { kind, fall: 1, rise: 1, ..CheckConfig::default() };
+        serve(&proxy, &config).await;
+        let checked = || proxy.status()[0].targets[0].endpoints[0].available;
+        eventually("checked", || checked() == Some(want)).await;
+    }
 }
 
 #[tokio::test]

@@ -65,10 +65,17 @@ impl Authority {
 
     /// Of a server that shows this certificate.
     pub(crate) fn acceptor(&self, name: &str) -> TlsAcceptor {
+        self.acceptor_with(name, &[])
+    }
+
+    /// The same, which agrees on one of these protocols.
+    pub(crate) fn acceptor_with(&self, name: &str, alpn: &[&str]) -> TlsAcceptor {
         let (chain, key) = self.identity(name);
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        Arc::new(builder.unwrap().with_no_client_auth().with_single_cert(chain, key).unwrap()).into()
+        let mut config = builder.unwrap().with_no_client_auth().with_single_cert(chain, key).unwrap();
+        config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        Arc::new(config).into()
     }
 
     pub(crate) fn client(&self) -> Client {
