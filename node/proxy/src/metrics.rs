@@ -476,7 +476,7 @@ cells! {
         pending_timeout: Count, rate_keys: Count, memory: Count, header_bytes: Count, header_fields: Count, request_line: Count,
         header_timeout: Count, keep_alive_idle: Count, requests_per_connection: Count, body_idle: Count,
         body_bytes: Count, framing: Count, proxy_header_timeout: Count, tls_handshake_timeout: Count,
-        h2_resets: Count, h2_pings: Count, h2_settings: Count, h2_frames: Count, unclaimed: Count,
+        h2_resets: Count, h2_pings: Count, h2_settings: Count, h2_frames: Count, h2_streams: Count, unclaimed: Count,
     }
 }
 
@@ -507,6 +507,7 @@ impl LimitCells {
             h2_pings: limit("h2_pings"),
             h2_settings: limit("h2_settings"),
             h2_frames: limit("h2_frames"),
+            h2_streams: limit("h2_streams"),
             unclaimed: limit("unclaimed_host"),
         }
     }

@@ -220,6 +220,15 @@ fn rows() -> Vec<Row> {
         row("h2_settings", |_| (), 1, http2(101, |_| frame(4, 0, 0, &[]))),
         row("h2_resets", |_| (), 1, http2(101, given_up)),
         Row { start: |proxy| proxy.http2.resets = 10, ..row("h2_resets", |_| (), 1, http2(11, given_up)) },
+        Row {
+            start: |proxy| proxy.http2.streams = 2,
+            ..row("h2_streams", |_| (), 1, {
+                http2(3, |at| {
+                    let request = [&[0x82, 0x86, 0x04, 7], &b"/silent"[..], &[0x01, 1, b'a']].concat();
+                    frame(1, 5, u32::try_from(2 * at + 1).unwrap(), &request)
+                })
+            })
+        },
         // HEADERS, and CONTINUATION that never ends them.
         row("h2_frames", |_| (), 1, {
             http2(10_000, |at| match at {

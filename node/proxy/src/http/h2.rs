@@ -42,7 +42,7 @@ pub(crate) mod link;
 pub(crate) mod meter;
 pub(crate) mod stream;
 
-use meter::{Breach, Meter};
+use meter::{Breach, Meter, Refusals};
 use stream::StreamIo;
 
 /// What waits to be sent on one stream before its source is held back.
@@ -64,7 +64,14 @@ pub(crate) async fn serve(
     let breach = Rc::new(Cell::new(None));
     let limits = worker.shared.early.http2;
     let meter = Meter::new(&limits);
-    let io = Watched { begun, io, meter, breach: Rc::clone(&breach), worker: Rc::clone(&worker) };
+    let io = Watched {
+        begun,
+        io,
+        meter,
+        refusals: Refusals::new(),
+        breach: Rc::clone(&breach),
+        worker: Rc::clone(&worker),
+    };
     let mut builder = server::Builder::new();
     builder
         .max_concurrent_streams(limits.streams)
@@ -91,14 +98,24 @@ pub(crate) async fn serve(
     poll_fn(|cx| connection.poll(cx)).await
 }
 
-/// What a client sends, up to what it may not send.
+/// What a client sends, up to what it may not send, and what it is sent.
 struct Watched {
     /// Bytes that were read before this began, and have not been handed on.
     begun: Bytes,
     io: Stream,
     meter: Meter,
+    refusals: Refusals,
     breach: Rc<Cell<Option<Breach>>>,
     worker: Rc<Worker>,
+}
+
+impl Watched {
+    fn sent(&mut self, bytes: &[u8]) {
+        let refused = self.refusals.see(bytes);
+        if refused > 0 {
+            self.worker.limits.h2_streams.add(refused);
+        }
+    }
 }
 
 impl AsyncRead for Watched {
@@ -127,7 +144,10 @@ impl AsyncRead for Watched {
 
 impl AsyncWrite for Watched {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write(cx, bytes)
+        let this = self.get_mut();
+        let n = ready!(Pin::new(&mut this.io).poll_write(cx, bytes))?;
+        this.sent(&bytes[..n]);
+        Poll::Ready(Ok(n))
     }
 
     fn poll_write_vectored(
@@ -135,7 +155,15 @@ impl AsyncWrite for Watched {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write_vectored(cx, bytes)
+        let this = self.get_mut();
+        let n = ready!(Pin::new(&mut this.io).poll_write_vectored(cx, bytes))?;
+        let mut left = n;
+        for piece in bytes {
+            let written = left.min(piece.len());
+            this.sent(&piece[..written]);
+            left -= written;
+        }
+        Poll::Ready(Ok(n))
     }
 
     fn is_write_vectored(&self) -> bool {

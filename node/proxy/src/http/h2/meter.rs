@@ -1,12 +1,15 @@
 //! Counts the frames of a client that cost us more than they cost it, and refuses those whose header is wrong already.
+//! And counts the streams that were refused because too many were open, which the h2 crate does by itself.
 //!
-//! Looks at frame headers as they pass (RFC 9113 §4.1) and at nothing else. Pure.
+//! Looks at frame headers as they pass (RFC 9113 §4.1), at the codes of our resets, and at nothing else. Pure.
 
 use crate::config::Http2Limits;
 
 pub(crate) const WINDOW_MILLIS: u64 = 10_000;
 pub(crate) const PREFACE_BYTES: usize = 24;
 const HEADER_BYTES: usize = 9;
+/// Of RST_STREAM, the code and all.
+const RESET_BYTES: usize = HEADER_BYTES + 4;
 
 const PRIORITY: u8 = 2;
 const RST_STREAM: u8 = 3;
@@ -14,6 +17,7 @@ const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const WINDOW_UPDATE: u8 = 8;
 const ACK: u8 = 1;
+const REFUSED_STREAM: [u8; 4] = [0, 0, 0, 7];
 
 /// Why a connection cannot go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +113,50 @@ impl Meter {
     }
 }
 
+/// Of the bytes to a client, from the first on.
+pub(crate) struct Refusals {
+    frame: [u8; RESET_BYTES],
+    have: usize,
+    /// Of a payload, to pass over.
+    skip: usize,
+}
+
+impl Refusals {
+    pub(crate) fn new() -> Refusals {
+        Refusals { frame: [0; RESET_BYTES], have: 0, skip: 0 }
+    }
+
+    /// How many resets with REFUSED_STREAM end in these bytes.
+    pub(crate) fn see(&mut self, mut bytes: &[u8]) -> u64 {
+        let mut refused = 0;
+        while !bytes.is_empty() {
+            let skipped = self.skip.min(bytes.len());
+            self.skip -= skipped;
+            bytes = &bytes[skipped..];
+            let is_reset = self.have >= HEADER_BYTES;
+            let wanted = if is_reset { RESET_BYTES } else { HEADER_BYTES };
+            let taken = (wanted - self.have).min(bytes.len());
+            self.frame[self.have..self.have + taken].copy_from_slice(&bytes[..taken]);
+            self.have += taken;
+            bytes = &bytes[taken..];
+            if self.have < wanted {
+                continue;
+            }
+            let [a, b, c, kind, ..] = self.frame;
+            if !is_reset && kind == RST_STREAM {
+                continue;
+            }
+            self.have = 0;
+            if is_reset {
+                refused += u64::from(self.frame[HEADER_BYTES..] == REFUSED_STREAM);
+            } else {
+                self.skip = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+            }
+        }
+        refused
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -132,6 +180,20 @@ mod tests {
             let mut meter = Meter::new(&Http2Limits::default());
             let got = bytes.chunks(piece).try_for_each(|piece| meter.see(piece, 1));
             assert_eq!(got, want, "{frames:?} in pieces of {piece}");
+        }
+    }
+
+    #[test]
+    fn of_our_resets_those_are_counted_that_refuse_a_stream() {
+        let reset = |code: u8| [&[0, 0, 4, RST_STREAM, 0, 0, 0, 0, 1][..], &[0, 0, 0, code]].concat();
+        // A payload that looks like one is none.
+        let data = [&[0, 0, 26, 0, 0, 0, 0, 0, 1][..], &reset(7), &reset(7)].concat();
+        let frames = [&frame(SETTINGS, 0, 0), &reset(7), &data, &reset(8), &reset(7), &reset(0)];
+        let bytes: Vec<u8> = frames.into_iter().flatten().copied().collect();
+        for piece in 1..=bytes.len() {
+            let mut refusals = Refusals::new();
+            let seen: u64 = bytes.chunks(piece).map(|piece| refusals.see(piece)).sum();
+            assert_eq!(seen, 2, "in pieces of {piece}");
         }
     }
 
