@@ -27,6 +27,7 @@ pub(crate) const END_STREAM: u8 = 1;
 pub(crate) const ACK: u8 = 1;
 pub(crate) const END_HEADERS: u8 = 4;
 pub(crate) const PADDED: u8 = 8;
+pub(crate) const PRIORITIZED: u8 = 0x20;
 
 /// A frame as it is on the wire (RFC 9113 §4.1).
 pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -120,9 +121,10 @@ impl Raw {
 fn status_of(list: &[u8]) -> u16 {
     // A change of the table size may come first.
     let list = match list {
-        [first, rest @ ..] if first >> 5 == 1 => {
-            &rest[rest.iter().position(|byte| byte >> 7 == 0).unwrap_or(0) + usize::from(first & 31 == 31)..]
+        [first, rest @ ..] if first & 31 == 31 && first >> 5 == 1 => {
+            &rest[rest.iter().position(|byte| byte >> 7 == 0).unwrap() + 1..]
         }
+        [first, rest @ ..] if first >> 5 == 1 => rest,
         list => list,
     };
     match list {
@@ -148,6 +150,8 @@ fn a_status_is_read_in_each_of_its_forms() {
     for (list, want) in [
         (&[0x88][..], 200),
         (&[0x8c], 400),
+        (&[0x20, 0x8c], 400),
+        (&[0x3f, 0xe1, 0x0f, 0x8c], 400),
         (&[0x48, 3, b'5', b'0', b'1'], 501),
         // `302` in the Huffman code (RFC 7541 §C.6.1).
         (&[0x48, 0x82, 0x64, 0x02], 302),

@@ -19,6 +19,7 @@ use crate::{
 const NO_ERROR: u32 = 0;
 const PROTOCOL_ERROR: u32 = 1;
 const FLOW_CONTROL_ERROR: u32 = 3;
+const CLOSED: u32 = 5;
 const FRAME_SIZE_ERROR: u32 = 6;
 const REFUSED_STREAM: u32 = 7;
 const ENHANCE_YOUR_CALM: u32 = 11;
@@ -74,6 +75,12 @@ async fn every_frame_that_breaks_a_rule_gets_the_error_the_rfc_asks_for() {
     let cases = [
         ("nothing wrong", whole(1, &get), Answer(200)),
         // §4.1: what is unknown is ignored, and so is the reserved bit.
+        ("§4.1 an unknown type on a stream that is idle", frame(0xee, 0, 7, b"x"), Alive),
+        (
+            "§4.1 unknown flags of HEADERS",
+            frame(HEADERS, END_HEADERS | END_STREAM | 0x82, 1, &get),
+            Answer(200),
+        ),
         ("§4.1 a frame of an unknown type", frame(0xee, 0xff, 0, b"x"), Alive),
         ("§4.1 unknown flags", frame(PING, 0xfe, 0, b"abcdefgh"), Alive),
         ("§4.1 the reserved bit", frame(PING, 0, 0x8000_0000, b"abcdefgh"), Alive),
@@ -87,11 +94,47 @@ async fn every_frame_that_breaks_a_rule_gets_the_error_the_rfc_asks_for() {
             frame(HEADERS, END_HEADERS, 1, &big),
             Connection(FRAME_SIZE_ERROR),
         ),
+        ("§4.2 an unknown type beyond the frame size", frame(0xee, 0, 0, &big), Connection(FRAME_SIZE_ERROR)),
+        (
+            "§4.2 CONTINUATION beyond the frame size",
+            [frame(HEADERS, END_STREAM, 1, &get), frame(CONTINUATION, END_HEADERS, 1, &big)].concat(),
+            Connection(FRAME_SIZE_ERROR),
+        ),
         ("§4.3 an index of nothing", whole(1, &[0x80]), COMPRESSION_ERROR),
         ("§4.3 an index beyond the table", whole(1, &[0xff, 0xff, 0x01]), COMPRESSION_ERROR),
         (
             "§4.3 a table beyond its limit",
             whole(1, &[&[0x3f, 0xe2, 0xff, 0x03], &get[..]].concat()),
+            COMPRESSION_ERROR,
+        ),
+        // RFC 7541 §4.2, §6.3: a size within the limit, at the beginning of a block and nowhere else.
+        ("§4.3 a table of another size", whole(1, &[&[0x3f, 0xe1, 0x0f], &get[..]].concat()), Answer(200)),
+        ("§4.3 two sizes in a row", whole(1, &[&[0x20, 0x3f, 0xe1, 0x1f], &get[..]].concat()), Answer(200)),
+        ("§4.3 a size behind a field", whole(1, &[&get[..], &[0x20]].concat()), COMPRESSION_ERROR),
+        (
+            "§4.3 a name by an index of nothing",
+            whole(1, &[&get[..], &[0x0f, 0x70, 1, b'x']].concat()),
+            COMPRESSION_ERROR,
+        ),
+        // RFC 7541 §5.1, §5.2: numbers and Huffman codes.
+        (
+            "§4.3 a number without end",
+            whole(1, &[&[0xff], &[0x80; 20][..], &[0]].concat()),
+            COMPRESSION_ERROR,
+        ),
+        (
+            "§4.3 a code with padding of zeros",
+            whole(1, &[&get[..], &[0, 0x81, 0x00, 0]].concat()),
+            COMPRESSION_ERROR,
+        ),
+        (
+            "§4.3 a code with a byte of padding",
+            whole(1, &[&get[..], &[0, 0x82, 0xf3, 0xff, 0]].concat()),
+            COMPRESSION_ERROR,
+        ),
+        (
+            "§4.3 a code with the end of strings in it",
+            whole(1, &[&get[..], &[0, 0x84, 0xff, 0xff, 0xff, 0xff, 0]].concat()),
             COMPRESSION_ERROR,
         ),
         ("§4.3 a literal that is cut off", whole(1, &[0x00, 0x05, b'x']), COMPRESSION_ERROR),
@@ -104,7 +147,10 @@ async fn every_frame_that_breaks_a_rule_gets_the_error_the_rfc_asks_for() {
             frame(CONTINUATION, END_HEADERS, 1, &get),
             Connection(PROTOCOL_ERROR),
         ),
+        ("§5.1 PRIORITY on an idle stream", frame(PRIORITY, 0, 1, &[0, 0, 0, 0, 15]), Alive),
         // Half closed.
+        ("§5.1 PRIORITY behind the end", [held(1, true), frame(PRIORITY, 0, 1, &[0; 5])].concat(), Alive),
+        ("§5.1 RST_STREAM behind the end", [held(1, true), frame(RST_STREAM, 0, 1, one)].concat(), Alive),
         ("§5.1 DATA behind the end", [held(1, true), frame(DATA, 0, 1, b"x")].concat(), STREAM_CLOSED),
         ("§5.1 HEADERS behind the end", [held(1, true), whole(1, &get)].concat(), STREAM_CLOSED),
         (
@@ -117,6 +163,16 @@ async fn every_frame_that_breaks_a_rule_gets_the_error_the_rfc_asks_for() {
             "§5.1 HEADERS behind a reset",
             [held(1, false), frame(RST_STREAM, 0, 1, one), whole(1, &get)].concat(),
             STREAM_CLOSED,
+        ),
+        (
+            "§5.1 DATA behind a reset",
+            [held(1, false), frame(RST_STREAM, 0, 1, one), frame(DATA, 0, 1, b"x")].concat(),
+            Stream(CLOSED),
+        ),
+        (
+            "§5.1 RST_STREAM behind a reset",
+            [held(1, false), frame(RST_STREAM, 0, 1, one), frame(RST_STREAM, 0, 1, one)].concat(),
+            Alive,
         ),
         (
             "§5.1 WINDOW_UPDATE behind a reset",
@@ -139,6 +195,22 @@ async fn every_frame_that_breaks_a_rule_gets_the_error_the_rfc_asks_for() {
             (0..101).flat_map(|n| held(2 * n + 1, true)).collect(),
             Stream(REFUSED_STREAM),
         ),
+        // RFC 7540 §5.3.1; since RFC 9113 §5.3.2 priorities may be ignored, and the h2 crate has kept this.
+        (
+            "§5.3 a priority that depends on itself",
+            [held(1, false), frame(PRIORITY, 0, 1, &[0, 0, 0, 1, 15])].concat(),
+            Stream(PROTOCOL_ERROR),
+        ),
+        (
+            "§5.3 HEADERS with a priority",
+            frame(
+                HEADERS,
+                END_HEADERS | END_STREAM | PRIORITIZED,
+                1,
+                &[&[0x80, 0, 0, 3, 255], &get[..]].concat(),
+            ),
+            Answer(200),
+        ),
         (
             "§5.5 an unknown frame inside a header block",
             [frame(HEADERS, END_STREAM, 1, &get), frame(0xee, 0, 0, b"x")].concat(),
@@ -156,6 +228,21 @@ async fn every_frame_that_breaks_a_rule_gets_the_error_the_rfc_asks_for() {
             [held(1, false), frame(DATA, PADDED, 1, &[2, b'x', 0, 0])].concat(),
             Alive,
         ),
+        (
+            "§6.1 DATA that is all padding",
+            [held(1, false), frame(DATA, PADDED, 1, &[&[255], &[0; 255][..]].concat())].concat(),
+            Alive,
+        ),
+        (
+            "§6.1 DATA with padding and no length of it",
+            [held(1, false), frame(DATA, PADDED, 1, &[])].concat(),
+            Connection(PROTOCOL_ERROR),
+        ),
+        (
+            "§6.2 HEADERS with padding",
+            frame(HEADERS, END_HEADERS | END_STREAM | PADDED, 1, &[&[2], &get[..], &[0, 0]].concat()),
+            Answer(200),
+        ),
         ("§6.2 HEADERS on no stream", whole(0, &get), Connection(PROTOCOL_ERROR)),
         (
             "§6.2 more padding than HEADERS",
@@ -171,6 +258,16 @@ async fn every_frame_that_breaks_a_rule_gets_the_error_the_rfc_asks_for() {
             Connection(FRAME_SIZE_ERROR),
         ),
         (
+            "§6.4 RST_STREAM with an unknown code",
+            [held(1, false), frame(RST_STREAM, 0, 1, &[0xff; 4])].concat(),
+            Alive,
+        ),
+        (
+            "§6.4 RST_STREAM of five bytes",
+            [held(1, false), frame(RST_STREAM, 0, 1, &[0; 5])].concat(),
+            Connection(FRAME_SIZE_ERROR),
+        ),
+        (
             "§6.5 an acknowledgement with a body",
             frame(SETTINGS, ACK, 0, &[0; 6]),
             Connection(FRAME_SIZE_ERROR),
@@ -181,6 +278,21 @@ async fn every_frame_that_breaks_a_rule_gets_the_error_the_rfc_asks_for() {
         ("§6.5.2 a window beyond its end", setting(4, 0x8000_0000), WINDOW_SETTING),
         ("§6.5.2 a frame size below the least", setting(5, 16_383), Connection(PROTOCOL_ERROR)),
         ("§6.5.2 a frame size beyond the most", setting(5, 0x100_0000), Connection(PROTOCOL_ERROR)),
+        ("§6.5.2 ENABLE_PUSH of one", setting(2, 1), Alive),
+        ("§6.5.2 no streams for us", setting(3, 0), Alive),
+        ("§6.5.2 the largest window", setting(4, 0x7fff_ffff), Alive),
+        ("§6.5.2 the least frame size", setting(5, 16_384), Alive),
+        ("§6.5.2 the largest frame size", setting(5, 0xff_ffff), Alive),
+        ("§6.5.2 a table of nothing", [setting(1, 0), whole(1, &get)].concat(), Answer(200)),
+        (
+            "§6.5.3 the same setting twice, of which the last one counts",
+            [
+                frame(SETTINGS, 0, 0, &[&setting(5, 0xff_ffff)[9..], &setting(5, 16_384)[9..]].concat()),
+                whole(1, &get),
+            ]
+            .concat(),
+            Answer(200),
+        ),
         ("§6.5.2 an unknown setting", setting(0xeeee, 1), Alive),
         (
             "§6.6 a push of a client",
@@ -191,6 +303,17 @@ async fn every_frame_that_breaks_a_rule_gets_the_error_the_rfc_asks_for() {
         ("§6.7 a PING on a stream", frame(PING, 0, 1, b"abcdefgh"), Connection(PROTOCOL_ERROR)),
         ("§6.7 a PING of seven bytes", frame(PING, 0, 0, b"abcdefg"), Connection(FRAME_SIZE_ERROR)),
         ("§6.8 GOAWAY on a stream", frame(GOAWAY, 0, 1, &[0; 8]), Connection(PROTOCOL_ERROR)),
+        ("§6.8 GOAWAY that is cut off", frame(GOAWAY, 0, 0, &[0; 7]), Connection(PROTOCOL_ERROR)),
+        (
+            "§6.8 what was asked before GOAWAY is answered",
+            [whole(1, &get), frame(GOAWAY, 0, 0, &[0; 8])].concat(),
+            Answer(200),
+        ),
+        (
+            "§6.9 the reserved bit of a window",
+            frame(WINDOW_UPDATE, 0, 0, &0x8000_0001_u32.to_be_bytes()),
+            Alive,
+        ),
         (
             "§6.9 a window that grows by nothing",
             frame(WINDOW_UPDATE, 0, 0, &[0; 4]),
@@ -257,6 +380,16 @@ async fn every_frame_that_breaks_a_rule_gets_the_error_the_rfc_asks_for() {
             .concat(),
             Answer(200),
         ),
+        (
+            "§6.10 nothing but CONTINUATION",
+            [frame(HEADERS, END_STREAM, 1, &[]), frame(CONTINUATION, END_HEADERS, 1, &get)].concat(),
+            Answer(200),
+        ),
+        (
+            "§6.10 DATA inside a header block",
+            [held(1, false), frame(HEADERS, END_STREAM, 3, &get), frame(DATA, 0, 1, b"x")].concat(),
+            Connection(PROTOCOL_ERROR),
+        ),
         // §8: messages.
         (
             "§8.1 HEADERS in the middle of a body",
@@ -290,6 +423,11 @@ async fn every_frame_that_breaks_a_rule_gets_the_error_the_rfc_asks_for() {
         ("§8.1.1 no body where one was announced", with("content-length", "3"), Stream(PROTOCOL_ERROR)),
         ("§8.1.1 a length that is no number", with("content-length", "x"), Stream(PROTOCOL_ERROR)),
         ("§8.2.1 an upper case name", with("X-A", "b"), Connection(PROTOCOL_ERROR)),
+        (
+            "§8.2.1 an upper case name among trailers",
+            [held(1, false), whole(1, &list(&[("X-A", "b")]))].concat(),
+            Connection(PROTOCOL_ERROR),
+        ),
         ("§8.2.1 a name with a space", with("x a", "b"), Connection(PROTOCOL_ERROR)),
         ("§8.2.1 a name with a colon in it", with("x:a", "b"), Connection(PROTOCOL_ERROR)),
         ("§8.2.1 no name", with("", "b"), Connection(PROTOCOL_ERROR)),
@@ -303,6 +441,7 @@ async fn every_frame_that_breaks_a_rule_gets_the_error_the_rfc_asks_for() {
         ("§8.2.2 Transfer-Encoding", with("transfer-encoding", "chunked"), Stream(PROTOCOL_ERROR)),
         ("§8.2.2 Upgrade", with("upgrade", "websocket"), Stream(PROTOCOL_ERROR)),
         ("§8.2.2 TE other than trailers", with("te", "gzip"), Stream(PROTOCOL_ERROR)),
+        ("§8.2.2 TE with more than trailers", with("te", "trailers, gzip"), Stream(PROTOCOL_ERROR)),
         ("§8.2.2 TE", with("te", "trailers"), Answer(200)),
         ("§8.3 an unknown pseudo field", with(":x", "y"), Connection(PROTOCOL_ERROR)),
         ("§8.3 one of responses", with(":status", "200"), Stream(PROTOCOL_ERROR)),
@@ -320,7 +459,15 @@ async fn every_frame_that_breaks_a_rule_gets_the_error_the_rfc_asks_for() {
             ),
             Stream(PROTOCOL_ERROR),
         ),
-        ("§8.3.1 the same twice", with(":path", "/"), Stream(PROTOCOL_ERROR)),
+        ("§8.3.1 two paths", with(":path", "/"), Stream(PROTOCOL_ERROR)),
+        ("§8.3.1 two methods", with(":method", "GET"), Stream(PROTOCOL_ERROR)),
+        ("§8.3.1 two schemes", with(":scheme", "http"), Stream(PROTOCOL_ERROR)),
+        ("§8.3.1 two authorities", with(":authority", "a"), Stream(PROTOCOL_ERROR)),
+        (
+            "§8.3.1 a path behind a field, and one before",
+            whole(1, &[&get[..], &list(&[("x", "y"), (":path", "/evil")])].concat()),
+            Stream(PROTOCOL_ERROR),
+        ),
         (
             "§8.3.1 no method",
             whole(1, &list(&[(":scheme", "http"), (":path", "/"), (":authority", "a")])),
@@ -352,6 +499,8 @@ async fn every_frame_that_breaks_a_rule_gets_the_error_the_rfc_asks_for() {
             ),
             Stream(PROTOCOL_ERROR),
         ),
+        // Should be malformed; it is refused all the same.
+        ("§8.5 CONNECT to nobody", whole(1, &list(&[(":method", "CONNECT")])), Answer(501)),
         ("§8.5 CONNECT", whole(1, &list(&[(":method", "CONNECT"), (":authority", "a:1")])), Answer(501)),
         // §10.5: too much of what costs its sender nothing. One PING comes behind each case.
         ("§10.5 a hundred PINGs", ping.repeat(99), Alive),
