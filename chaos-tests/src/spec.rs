@@ -1,10 +1,8 @@
 //! App specs as a user would write them, with the patience of a test.
 
-use std::net::SocketAddr;
-
 /// One app in TOML. `listen`: `8080` or `"http:8080"`, comma-separated. `more`: further keys and tables.
-pub fn app(name: &str, listen: &str, targets: &[SocketAddr], more: &str) -> String {
-    let targets: Vec<_> = targets.iter().map(SocketAddr::to_string).collect();
+pub fn app(name: &str, listen: &str, targets: &[impl ToString], more: &str) -> String {
+    let targets: Vec<_> = targets.iter().map(ToString::to_string).collect();
     format!(
         r#"
 [[app]]
