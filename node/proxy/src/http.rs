@@ -47,6 +47,7 @@ mod layered;
 pub(crate) mod link;
 pub(crate) mod mirror;
 mod own;
+pub(crate) mod parking;
 mod refusal;
 pub(crate) mod reply;
 pub mod route;
@@ -134,6 +135,7 @@ fn go_on<C: Client>(
         let end = match connection.run(first).await {
             Close::Tunnel(tunnel) => Box::pin(self::tunnel(connection, tunnel)).await,
             Close::Http2 => Box::pin(http2(connection)).await,
+            Close::Park => return parking::park(connection, admitted),
             close => Box::pin(end(&mut connection, close)).await,
         };
         admitted.end(end);
@@ -165,7 +167,7 @@ const OVER_LIMIT: &[u8] =
 /// Ends a connection that stays HTTP.
 async fn end<C: Client>(connection: &mut Connection<C>, close: Close) -> End {
     match close {
-        Close::Done | Close::Tunnel(_) | Close::Http2 => {
+        Close::Done | Close::Tunnel(_) | Close::Http2 | Close::Park => {
             goodbye(connection).await;
             End::Done
         }

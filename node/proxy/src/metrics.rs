@@ -54,6 +54,7 @@ pub fn describe() {
     c!("flotilla_connections_opened_total", "Connections accepted.");
     c!("flotilla_connections_closed_total", "Connections that ended, by reason.");
     g!("flotilla_connections_active", "Connections open now.");
+    g!("flotilla_connections_parked", "HTTP/1.1 connections open now and idle for a while.");
     c!("flotilla_connections_rejected_total", "Connections closed right after accept, by reason.");
     h!("flotilla_connection_duration_seconds", Unit::Seconds, "Life of a connection.");
     c!("flotilla_received_bytes_total", "Bytes read, by side.");
@@ -259,7 +260,7 @@ cells! {
         rejected_limit: Count, rejected_overload: Count, rejected_no_target: Count, rejected_access: Count, rejected_proxy_header: Count, connection_duration: Timing,
         received_client: Count, received_upstream: Count, sent_client: Count, sent_upstream: Count,
         connect_duration: Timing, connects_ok: Count, connects_failed: Count, connects_timeout: Count, connects_lost: Count,
-        begun: Count, upstream_active: Level, pool_hit: Count, pool_new: Count, rules_failed: Count,
+        begun: Count, parked: Level, upstream_active: Level, pool_hit: Count, pool_new: Count, rules_failed: Count,
         mirrored_ok: Count, mirrored_failed: Count, mirrored_too_large: Count, mirrored_over_limit: Count,
         mirrored_unfinished: Count, compressed: Count, compressed_bytes: Count,
     }
@@ -333,6 +334,7 @@ impl AppCells {
             connects_timeout: connects("timeout"),
             connects_lost: connects("lost"),
             begun: Count::new(begun),
+            parked: level("flotilla_connections_parked"),
             upstream_active: level("flotilla_upstream_connections_active"),
             pool_hit: pool("hit"),
             pool_new: pool("new"),

@@ -31,7 +31,7 @@ use crate::{
     config::{Http2Limits, PoolConfig, ProxyConfig},
     control::Running,
     generation::{EndpointTable, Generation, LocalGeneration},
-    http::{date::Date, forward::Parts, mirror::Copies},
+    http::{date::Date, forward::Parts, mirror::Copies, parking::Parking},
     listener::Listeners,
     metrics::{AppCells, LimitCells, Registry, TargetCells},
     overload::Overload,
@@ -149,6 +149,7 @@ pub(crate) struct Worker {
     pub(crate) exchanges: Spares<Parts>,
     pub(crate) date: Date,
     pub(crate) copies: Copies,
+    pub(crate) parking: Parking,
     pub(crate) warmth: Warmth,
     pub(crate) limits: Rc<LimitCells>,
     pub(crate) registry: Registry,
@@ -200,13 +201,22 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::Receiver<Command>) {
                 Some(Command::Listen { slot, sockets }) => listeners.listen(slot, sockets),
                 Some(Command::Close { slot, done }) => listeners.close(slot, done),
                 Some(Command::Cut { generation }) => worker.clock.cut(generation),
-                Some(Command::Leave { over }) => worker.leave(over),
+                Some(Command::Leave { over }) => {
+                    worker.leave(over);
+                    worker.parking.look_around(&worker);
+                }
                 Some(Command::Warm { pool }) => {
                     worker.warmth.add(pool);
                     worker.warmth.top_up(&worker);
                 }
-                Some(Command::Stop) => worker.clock.wake_all(),
-                Some(Command::CutAll) => worker.clock.cut_all(),
+                Some(Command::Stop) => {
+                    worker.clock.wake_all();
+                    worker.parking.look_around(&worker);
+                }
+                Some(Command::CutAll) => {
+                    worker.parking.wake_all(&worker);
+                    worker.clock.cut_all();
+                }
                 Some(Command::Fail { slot }) => listeners.fail(slot),
                 // Nobody waits any more when the one who asked has given up.
                 Some(Command::Audit { answer }) => drop(answer.send(listeners.accepting())),
@@ -219,6 +229,7 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::Receiver<Command>) {
                 if upkeep == 0 {
                     listeners.forget_old();
                     worker.upkeep();
+                    worker.parking.look_around(&worker);
                     worker.warmth.top_up(&worker);
                 }
             }
@@ -240,6 +251,7 @@ impl Worker {
             exchanges: Spares::default(),
             date: Date::default(),
             copies: Copies::default(),
+            parking: Parking::default(),
             warmth: Warmth::default(),
             limits: registry.add(LimitCells::new()),
             registry,

@@ -19,9 +19,10 @@ use super::{
     head::{Head, Malformed, may_be_whole, partial},
     headers::{self, Seen},
     held::Held,
+    parking,
 };
 use crate::{
-    clock::{Expired, NEVER},
+    clock::Expired,
     generation::{LocalServing, Pin},
     metrics::{AppCells, LimitCells},
     pool::InFlight,
@@ -115,6 +116,8 @@ pub(crate) enum Close {
     Answer(&'static [u8]),
     /// At once. Nothing is in flight.
     Idle,
+    /// Not at all: nothing happens here, and it goes on without a task.
+    Park,
     Reset(End),
     /// Not at all: it goes on as something else.
     Tunnel(Box<Tunnel>),
@@ -151,10 +154,10 @@ pub(crate) struct Connection<C> {
     requests_max: u32,
     /// Bytes of an unfinished head that were looked at.
     scanned: usize,
-    requests: u32,
+    pub(super) requests: u32,
     hurries: bool,
     /// When it is its turn to go, among all that are asked to.
-    lot: u16,
+    pub(super) lot: u16,
 }
 
 impl<C: Client> Connection<C> {
@@ -167,6 +170,7 @@ impl<C: Client> Connection<C> {
     ) -> Connection<C> {
         let mut connection = Connection::on(io, Deadline::new(&worker.clock), worker, at, serving, seen);
         // A client that connects ahead of time and says nothing gets no answer for that.
+        connection.deadline.bound(connection.worker.clock.after(connection.header));
         connection.deadline.enter(&connection.worker.clock, Phase::Idle, connection.header);
         connection
     }
@@ -290,10 +294,19 @@ impl<C: Client> Connection<C> {
     fn enter_idle(&mut self) {
         self.held.release(&self.worker.buffers);
         self.deadline.timer.uses(0);
-        self.deadline.bound(NEVER);
         self.hurries = self.worker.asks_to_go(self.lot);
         let idle = if self.hurries { self.worker.idle_while_going() } else { self.idle };
-        self.deadline.enter(&self.worker.clock, Phase::Idle, idle);
+        self.deadline.bound(self.worker.clock.after(idle));
+        let may_park =
+            !self.hurries && self.io.plain().is_some() && (idle.is_zero() || idle > parking::AFTER);
+        self.deadline.enter(&self.worker.clock, Phase::Idle, if may_park { parking::AFTER } else { idle });
+    }
+
+    /// Goes on where a parked connection stood.
+    pub(super) fn resume(&mut self, requests: u32, lot: u16, idle_until: u64) {
+        (self.requests, self.lot) = (requests, lot);
+        self.deadline.bound(idle_until);
+        self.deadline.enter(&self.worker.clock, Phase::Idle, parking::AFTER);
     }
 
     fn enter_head(&mut self) {
@@ -361,6 +374,9 @@ impl<C: Client> Connection<C> {
         let limits = &self.worker.limits;
         match (expired, self.deadline.phase()) {
             (Expired::Cut, _) => Close::Reset(End::Cut),
+            (Expired::Deadline, Phase::Idle) if self.worker.clock.now() < self.deadline.latest() => {
+                Close::Park
+            }
             (Expired::Deadline, Phase::Idle) => {
                 limits.keep_alive_idle.one();
                 Close::Idle

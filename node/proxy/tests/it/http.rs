@@ -423,6 +423,62 @@ async fn a_head_that_does_not_come_and_a_connection_that_idles_are_ended() {
     assert!(start.elapsed() >= Duration::from_millis(200));
 }
 
+/// Longer than a connection is idle before it is parked.
+const IDLE: Duration = Duration::from_millis(800);
+
+#[tokio::test]
+async fn a_parked_connection_goes_on_where_it_stood() {
+    let origin = Origin::http("ok").await;
+    let (proxy, mut client) = serving_with(&origin, |app| app.limits.max_requests_per_connection = 3).await;
+    for _ in 0..2 {
+        assert_eq!(get(&mut client, "/").await.0, 200);
+        tokio::time::sleep(IDLE).await;
+    }
+    // A head in two pieces, and the last that the connection may carry.
+    let (one, other) = GET.split_at(10);
+    send(&mut client, one).await;
+    tokio::time::sleep(IDLE).await;
+    send(&mut client, other).await;
+    assert_eq!(field(&head(&mut client).await.unwrap(), "connection"), Some("close"));
+    assert_eq!(rest(&mut client).await.unwrap(), b"ok");
+    eventually("it is gone", || proxy.connections() == 0).await;
+}
+
+#[tokio::test]
+async fn a_parked_connection_ends_as_others_do() {
+    let origin = Origin::http("ok").await;
+    let parked = async || {
+        let (proxy, mut client) =
+            serving_with(&origin, |app| app.timeouts.idle = Duration::from_millis(1_500)).await;
+        assert_eq!(get(&mut client, "/").await.0, 200);
+        tokio::time::sleep(IDLE).await;
+        (proxy, client)
+    };
+    // By its client.
+    let (proxy, client) = parked().await;
+    assert_eq!(proxy.connections(), 1);
+    drop(client);
+    eventually("it is gone", || proxy.connections() == 0).await;
+
+    // By its idle time.
+    let start = Instant::now();
+    let (proxy, mut client) = parked().await;
+    assert_eq!(rest(&mut client).await.unwrap(), b"");
+    assert!(start.elapsed() >= Duration::from_millis(1_400), "{:?}", start.elapsed());
+    eventually("it is gone", || proxy.connections() == 0).await;
+
+    // By force.
+    let (proxy, mut client) = parked().await;
+    proxy.cut();
+    assert!(rest(&mut client).await.is_err(), "a reset");
+    eventually("it is gone", || proxy.connections() == 0).await;
+
+    // By a node that stops, and tells it soon.
+    let (proxy, mut client) = parked().await;
+    let (ended, ()) = tokio::join!(rest(&mut client), proxy.shutdown(Duration::from_millis(200)));
+    assert_eq!(ended.unwrap(), b"");
+}
+
 #[tokio::test]
 async fn an_upgrade_becomes_a_tunnel_that_loses_no_byte() {
     let origin = Origin::new(|mut stream| {

@@ -144,6 +144,14 @@ async fn a_scrape_shows_what_went_through_with_help_for_every_name() {
     ] {
         eventually(&want, || exporter.render().lines().any(|line| line == want)).await;
     }
+    // An idle connection is parked, and again after its next request.
+    let shows = async |line: &str| eventually(line, || exporter.render().lines().any(|is| is == line)).await;
+    shows("flotilla_connections_parked{app=\"counted\"} 1").await;
+    assert_eq!(get(&mut client, "/").await.0, 200);
+    shows("flotilla_connections_parked{app=\"counted\"} 0").await;
+    shows("flotilla_connections_parked{app=\"counted\"} 1").await;
+    drop(client);
+    shows("flotilla_connections_parked{app=\"counted\"} 0").await;
     drop(session);
     let gone = format!("flotilla_connections_active{{app=\"counted-tcp\",port=\"{}\"}} 0", tcp_listen.port());
     eventually(&gone, || exporter.render().lines().any(|line| line == gone)).await;
