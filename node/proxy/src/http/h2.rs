@@ -256,7 +256,8 @@ impl Session {
         match connection.take_list(&list, connection.io.is_whole(), &mut parts.request) {
             Ok(()) => {
                 let open = Open::new(&self.streams);
-                tokio::task::spawn_local(answer(connection, parts, open));
+                // A task is moved about with its future in it, and this one is large.
+                tokio::task::spawn_local(Box::pin(answer(connection, parts, open)));
             }
             Err(malformed) => {
                 self.worker.exchanges.give(parts);
@@ -303,19 +304,26 @@ impl Session {
 }
 
 /// Answers one request.
-async fn answer(mut connection: Connection<StreamIo>, mut parts: Box<Parts>, open: Open) {
-    let then = exchange(&mut connection, &mut parts).await;
-    parts.shrink();
-    connection.worker.exchanges.give(parts);
-    let Connection { mut io, held, worker, deadline, .. } = connection;
-    match then {
-        // That nobody hears it is noticed by nobody.
-        Then::Close(Close::Answer(text)) => drop(io.answer(text)),
-        Then::Close(Close::Reset(_)) => io.reset(),
-        Then::Next | Then::Close(_) => {}
+#[expect(clippy::manual_async_fn, reason = "that has room for its arguments twice")]
+fn answer(
+    mut connection: Connection<StreamIo>,
+    mut parts: Box<Parts>,
+    open: Open,
+) -> impl Future<Output = ()> {
+    async move {
+        let then = exchange(&mut connection, &mut parts).await;
+        parts.shrink();
+        connection.worker.exchanges.give(parts);
+        let Connection { mut io, held, worker, deadline, .. } = connection;
+        match then {
+            // That nobody hears it is noticed by nobody.
+            Then::Close(Close::Answer(text)) => drop(io.answer(text)),
+            Then::Close(Close::Reset(_)) => io.reset(),
+            Then::Next | Then::Close(_) => {}
+        }
+        held.give_back(&worker.buffers);
+        open.0.keep(deadline);
     }
-    held.give_back(&worker.buffers);
-    open.0.keep(deadline);
 }
 
 /// Says no to what the engine does not get to see.
@@ -372,5 +380,20 @@ impl Drop for Open {
             // From now on the connection is idle.
             self.0.timer.wake();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes<A, B, C, R>(_: fn(A, B, C) -> R) -> usize {
+        std::mem::size_of::<R>()
+    }
+
+    #[test]
+    fn a_request_under_way_is_small() {
+        let bytes = bytes(answer);
+        assert!(bytes <= 2560, "{bytes}");
     }
 }
