@@ -1,6 +1,6 @@
 //! HTTP over TLS, and HTTP/2, as real clients speak them.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use flotilla_proxy::config::{Protocol, TlsConfig, UpstreamProtocol, UpstreamTls};
@@ -8,6 +8,7 @@ use h2::{Reason, RecvStream, client::SendRequest};
 use http::{HeaderMap, Request, Response};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    sync::Notify,
     task::JoinSet,
     time::timeout,
 };
@@ -241,6 +242,96 @@ async fn trailers_and_early_ends_arrive_as_what_they_are() {
         assert_eq!(error.reason(), Some(Reason::INTERNAL_ERROR), "{error}");
         // One stream's end is nobody else's.
         client.send.clone().ready().await.unwrap();
+    }
+}
+
+/// An origin that speaks HTTP/2 and breaks off in the middle of its first answer, once it is told to: with a reset, or
+/// else with the end of the connection.
+async fn breaking(reset: Option<Reason>) -> (Origin, Arc<Notify>) {
+    let told = Arc::new(Notify::new());
+    let go = Arc::clone(&told);
+    let origin = Origin::new(move |stream| {
+        let go = Arc::clone(&go);
+        Box::pin(async move {
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            let Some(Ok((_, mut respond))) = connection.accept().await else { return };
+            let mut send = respond.send_response(Response::new(()), false).unwrap();
+            send.send_data(Bytes::from_static(b"hi"), false).unwrap();
+            tokio::select! {
+                () = go.notified() => {}
+                _ = connection.accept() => panic!("nobody asks for more"),
+            }
+            if let Some(reason) = reset {
+                send.send_reset(reason);
+                let _ended = connection.accept().await;
+            }
+        })
+    })
+    .await;
+    (origin, told)
+}
+
+#[tokio::test]
+async fn what_an_origin_in_http_2_breaks_off_breaks_off_for_the_client_as_well() {
+    for reset in [Some(Reason::CANCEL), Some(Reason::INTERNAL_ERROR), Some(Reason::NO_ERROR), None] {
+        for is_old in [false, true] {
+            let (origin, go) = breaking(reset).await;
+            let proxy = proxy();
+            let (mut app, listen) = app(Protocol::Http, &[origin.address]);
+            app.pools.get_mut("default").unwrap().protocol = UpstreamProtocol::Http2;
+            serve(&proxy, &app).await;
+            if is_old {
+                let mut client = connect(listen).await;
+                send_text(&mut client, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+                assert_eq!(status(&head(&mut client).await.unwrap()), 200);
+                assert_eq!(receive(&mut client, 7).await, b"2\r\nhi\r\n");
+                go.notify_one();
+                assert_reset(&mut client).await;
+                continue;
+            }
+            let client = Client::plain(listen).await;
+            let (response, _) = client.begin(request("GET", "/"), true).await;
+            let mut body = timeout(PATIENCE, response).await.expect("a head in time").unwrap().into_body();
+            let begun = timeout(PATIENCE, body.data()).await.expect("data in time").unwrap().unwrap();
+            assert_eq!(begun, "hi");
+            go.notify_one();
+            let ended = timeout(PATIENCE, body.data()).await.expect("an end in time");
+            let error = ended.unwrap_or_else(|| panic!("{reset:?} is a clean end")).unwrap_err();
+            assert_eq!(error.reason(), Some(Reason::INTERNAL_ERROR), "{reset:?}: {error}");
+            // One stream's end is nobody else's.
+            client.send.clone().ready().await.unwrap();
+        }
+    }
+}
+
+/// RFC 9113 §8.1: who has answered whole and wants no more of the request says so with a reset without an error.
+#[tokio::test]
+async fn an_origin_in_http_2_may_answer_before_it_has_the_request() {
+    let body = vec![b'x'; 300_000];
+    let answer = Bytes::from(body.clone());
+    let origin = Origin::new(move |stream| {
+        let answer = answer.clone();
+        Box::pin(async move {
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            // Its body is dropped with the request.
+            while let Some(Ok((_, mut respond))) = connection.accept().await {
+                let mut send = respond.send_response(Response::new(()), false).unwrap();
+                send.send_data(answer.clone(), true).unwrap();
+            }
+        })
+    })
+    .await;
+    let proxy = proxy();
+    let (mut app, listen) = app(Protocol::Http, &[origin.address]);
+    app.pools.get_mut("default").unwrap().protocol = UpstreamProtocol::Http2;
+    serve(&proxy, &app).await;
+    let client = Client::plain(listen).await;
+    for _ in 0..20 {
+        let (response, mut send) = client.begin(request("POST", "/"), false).await;
+        send.send_data(Bytes::from_static(b"begun"), false).unwrap();
+        let response = timeout(PATIENCE, response).await.expect("a response in time").unwrap();
+        assert_eq!(response.status(), 200);
+        assert!(read(response.into_body()).await.unwrap().0 == body);
     }
 }
 

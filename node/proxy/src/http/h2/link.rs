@@ -114,7 +114,7 @@ impl LinkIo {
         let (parts, body) = ready!(Pin::new(response).poll(cx)).map_err(broken)?.into_parts();
         let has_none = self.is_head || matches!(parts.status.as_u16(), 204 | 304);
         let taken = head.take_response(&parts, body.is_end_stream() && !has_none);
-        self.input = Incoming::Body(Input::new(body, true));
+        self.input = Incoming::Body(Input::new(body));
         Poll::Ready(taken.map_err(|_malformed| io::ErrorKind::InvalidData.into()))
     }
 }

@@ -38,8 +38,6 @@ pub(super) struct Input {
     data: Bytes,
     body: RecvStream,
     stage: Reading,
-    /// A reset without an error is its end (RFC 9113 §8.1): the other side has said all, and wants no more of ours.
-    may_stop: bool,
     trailers: Option<HeaderMap>,
 }
 
@@ -64,7 +62,7 @@ impl StreamIo {
     ) -> (StreamIo, request::Parts) {
         let (parts, body) = request.into_parts();
         let is_head = parts.method == Method::HEAD;
-        (StreamIo { input: Input::new(body, false), output: Output::Head, respond, is_head }, parts)
+        (StreamIo { input: Input::new(body), output: Output::Head, respond, is_head }, parts)
     }
 
     /// No body follows the head of the request.
@@ -189,10 +187,9 @@ impl AsyncWrite for StreamIo {
 }
 
 impl Input {
-    /// `may_stop`: of a response.
-    pub(super) fn new(body: RecvStream, may_stop: bool) -> Input {
+    pub(super) fn new(body: RecvStream) -> Input {
         let stage = if body.is_end_stream() { Reading::Done } else { Reading::Body };
-        Input { data: Bytes::new(), body, stage, may_stop, trailers: None }
+        Input { data: Bytes::new(), body, stage, trailers: None }
     }
 
     /// Hands over what there is of the body, and nothing at its end.
@@ -205,9 +202,6 @@ impl Input {
             match self.stage {
                 Reading::Body => match ready!(self.body.poll_data(cx)) {
                     Some(Ok(data)) => self.data = data,
-                    Some(Err(error)) if self.may_stop && error.reason() == Some(Reason::NO_ERROR) => {
-                        self.stage = Reading::Done;
-                    }
                     Some(Err(error)) => return Poll::Ready(Err(broken(error))),
                     None => self.stage = Reading::Trailers,
                 },
