@@ -1,18 +1,24 @@
 //! Whoever asks gets an answer to what they have asked, or none: thousands of requests while everything breaks.
 
 use std::{
+    collections::HashSet,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
     time::Duration,
 };
 
 use bytes::Bytes;
-use flotilla_proxy::config::{Protocol, RetryConfig, RetryOn};
-use h2::client::SendRequest;
-use http::Request;
+use flotilla_proxy::{
+    AppConfig,
+    config::{
+        HedgeConfig, MirrorConfig, PoolConfig, Protocol, RetryConfig, RetryOn, RouteConfig, UpstreamProtocol,
+    },
+};
+use h2::{RecvStream, client::SendRequest, server::SendResponse};
+use http::{Request, Response};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -35,21 +41,103 @@ impl Random {
     }
 }
 
+/// What origins were asked.
+#[derive(Default)]
+struct Asked {
+    nonces: Mutex<HashSet<String>>,
+    again: AtomicUsize,
+}
+
+impl Asked {
+    fn note(&self, nonce: &str) {
+        let is_new = self.nonces.lock().unwrap().insert(nonce.to_owned());
+        self.again.fetch_add(usize::from(!is_new), SeqCst);
+    }
+}
+
 /// An origin that says the nonce of each request in head and body of its answer, where it answers.
-async fn origin(seed: u64) -> Origin {
-    let connections = AtomicUsize::new(0);
+async fn origin(seed: u64, protocol: UpstreamProtocol, asked: &Arc<Asked>) -> Origin {
+    let (connections, asked) = (AtomicUsize::new(0), Arc::clone(asked));
     Origin::new(move |stream| {
         let number = connections.fetch_add(1, SeqCst) as u64;
-        Box::pin(faulty(stream, Random(seed ^ number << 32)))
+        let (random, asked) = (Random(seed ^ number << 32), Arc::clone(&asked));
+        match protocol {
+            UpstreamProtocol::Http2 => Box::pin(faulty_streams(stream, random, asked)),
+            UpstreamProtocol::Http1 | UpstreamProtocol::Auto => Box::pin(faulty(stream, random, asked)),
+        }
     })
     .await
 }
 
-async fn faulty(mut stream: TcpStream, mut random: Random) {
+fn body_of(nonce: &str, random: &mut Random) -> String {
+    format!("{nonce}\n").repeat(1 + usize::try_from(random.below(200)).unwrap())
+}
+
+fn assert_is_of(nonce: &str, sent: &[u8]) {
+    assert!(sent.chunks(nonce.len()).all(|part| nonce.as_bytes().starts_with(part)), "a body of {nonce}");
+}
+
+async fn faulty_streams(stream: TcpStream, mut random: Random, asked: Arc<Asked>) {
+    let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+    let mut streams = JoinSet::new();
+    while let Some(Ok((request, respond))) = connection.accept().await {
+        let nonce = request.headers()["x-nonce"].to_str().unwrap().to_owned();
+        asked.note(&nonce);
+        // All that is under way breaks off.
+        if random.below(150) == 0 {
+            return;
+        }
+        streams.spawn(faulty_stream(request.into_body(), respond, nonce, Random(random.below(u64::MAX))));
+    }
+}
+
+async fn faulty_stream(
+    mut sent: RecvStream,
+    mut respond: SendResponse<Bytes>,
+    nonce: String,
+    mut random: Random,
+) {
+    let fault = random.below(40);
+    if fault == 0 {
+        return respond.send_reset(h2::Reason::INTERNAL_ERROR);
+    }
+    // Fault 1 answers before the body of the request was read.
+    let mut read = Vec::new();
+    while fault != 1
+        && let Some(data) = sent.data().await
+    {
+        let Ok(data) = data else { return };
+        let _gone = sent.flow_control().release_capacity(data.len());
+        read.extend_from_slice(&data);
+    }
+    assert_is_of(&nonce, &read);
+    if fault == 2 {
+        tokio::time::sleep(SLOW).await;
+    }
+    let response = Response::builder().header("x-nonce", &nonce).body(()).unwrap();
+    let Ok(mut send) = respond.send_response(response, false) else { return };
+    let body = body_of(&nonce, &mut random);
+    let whole = body.len();
+    let some = if fault == 3 { usize::try_from(random.below(whole as u64)).unwrap() } else { whole };
+    if send.send_data(Bytes::from(body).slice(..some), fault != 3 && fault != 4).is_err() {
+        return;
+    }
+    match fault {
+        3 => send.send_reset(h2::Reason::CANCEL),
+        4 => drop(send.send_trailers(http::HeaderMap::new())),
+        _ => {}
+    }
+}
+
+/// Longer than it is waited for before somebody else is asked.
+const SLOW: Duration = Duration::from_millis(20);
+
+async fn faulty(mut stream: TcpStream, mut random: Random, asked: Arc<Asked>) {
     while let Ok(head) = head(&mut stream).await {
         let nonce = field(&head, "x-nonce").unwrap().to_owned();
+        asked.note(&nonce);
         let length: usize = field(&head, "content-length").map_or(0, |length| length.parse().unwrap());
-        let body = format!("{nonce}\n").repeat(1 + usize::try_from(random.below(200)).unwrap());
+        let body = body_of(&nonce, &mut random);
         let whole =
             format!("HTTP/1.1 200 OK\r\nx-nonce: {nonce}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
         let fault = random.below(40);
@@ -64,7 +152,7 @@ async fn faulty(mut stream: TcpStream, mut random: Random) {
         if stream.read_exact(&mut sent).await.is_err() {
             return;
         }
-        assert!(sent.chunks(nonce.len()).all(|part| nonce.as_bytes().starts_with(part)), "a body of {nonce}");
+        assert_is_of(&nonce, &sent);
         let written = match fault {
             1 => Ok(()),
             // In the middle of it.
@@ -101,6 +189,10 @@ async fn faulty(mut stream: TcpStream, mut random: Random) {
                         (whole + "HTTP/1.1 200 OK\r\nx-nonce: stray\r\ncontent-length: 0\r\n\r\n").as_bytes(),
                     )
                     .await
+            }
+            8 => {
+                tokio::time::sleep(SLOW).await;
+                stream.write_all(whole.as_bytes()).await
             }
             _ => stream.write_all(whole.as_bytes()).await,
         };
@@ -269,24 +361,63 @@ async fn one_stream(mut send: SendRequest<Bytes>, nonce: String, gives_up: bool,
     seen.note(&nonce, status, said.as_deref(), bytes.as_deref());
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobody_gets_the_answer_of_another_whatever_breaks() {
-    const REQUESTS: usize = 600;
-    let (one, two) = (origin(1).await, origin(2).await);
-    let proxy = proxy();
-    let (mut app, listen) = app(Protocol::Http, &[one.address, two.address]);
+fn tries_again(app: &mut AppConfig) {
     app.retry = RetryConfig {
         attempts: 2,
         on: vec![RetryOn::Connect, RetryOn::Reset],
         backoff: (Duration::from_millis(1), Duration::from_millis(1)),
         ..RetryConfig::default()
     };
+}
+
+fn asks_several(app: &mut AppConfig) {
+    app.retry = RetryConfig {
+        attempts: 1,
+        hedge: Some(HedgeConfig { after: SLOW / 4, max: 1 }),
+        budget_percent: 100,
+        ..RetryConfig::default()
+    };
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_gets_the_answer_of_another_whatever_breaks() {
+    nobody_is_mixed_up(UpstreamProtocol::Http1, tries_again, 600).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nor_where_answers_share_a_connection() {
+    nobody_is_mixed_up(UpstreamProtocol::Http2, tries_again, 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nor_where_several_are_asked_at_once() {
+    nobody_is_mixed_up(UpstreamProtocol::Http1, asks_several, 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nor_where_several_are_asked_over_shared_connections() {
+    nobody_is_mixed_up(UpstreamProtocol::Http2, asks_several, 200).await;
+}
+
+/// Everything is also copied to somebody whose answers nobody is to see.
+async fn nobody_is_mixed_up(protocol: UpstreamProtocol, repeats: fn(&mut AppConfig), requests: usize) {
+    let (asked, copies) = (Arc::new(Asked::default()), Arc::new(Asked::default()));
+    let (one, two) = (origin(1, protocol, &asked).await, origin(2, protocol, &asked).await);
+    let shadow = origin(3, protocol, &copies).await;
+    let pool = |targets: &[SocketAddr]| PoolConfig { protocol, ..pool(targets) };
+    let proxy = proxy();
+    let (mut app, listen) = app(Protocol::Http, &[]);
+    app.pools.insert("default".to_owned(), pool(&[one.address, two.address]));
+    app.pools.insert("shadow".to_owned(), pool(&[shadow.address]));
+    let mirror = MirrorConfig { pool: "shadow".to_owned(), percent: 100, body_bytes_max: 64 << 10 };
+    app.routes = vec![RouteConfig { mirror: Some(mirror), ..RouteConfig::hosts("all", ["a"], "default") }];
+    repeats(&mut app);
     serve(&proxy, &app).await;
     let (seen, stop) = (Arc::new(Seen::default()), AtomicBool::new(false));
     let mut clients = JoinSet::new();
     for client in 0..4 {
-        clients.spawn(pipelines(listen, client, REQUESTS, Arc::clone(&seen)));
-        clients.spawn(streams(listen, client, REQUESTS, Arc::clone(&seen)));
+        clients.spawn(pipelines(listen, client, requests, Arc::clone(&seen)));
+        clients.spawn(streams(listen, client, requests, Arc::clone(&seen)));
     }
     let shifts = async {
         let targets = [pool(&[one.address]), pool(&[two.address]), pool(&[one.address, two.address])];
@@ -310,5 +441,7 @@ async fn nobody_gets_the_answer_of_another_whatever_breaks() {
         stop.store(true, SeqCst);
     });
     let (whole, broken) = (seen.whole.load(SeqCst), seen.broken.load(SeqCst));
-    assert!(whole > 3 * REQUESTS && broken > 10 && generations > 10, "{whole} {broken} {generations}");
+    assert!(whole > 3 * requests && broken > 10 && generations > 10, "{whole} {broken} {generations}");
+    let (again, copied) = (asked.again.load(SeqCst), copies.nonces.lock().unwrap().len());
+    assert!(again > 3 && copied > requests, "{again} were asked again, and {copied} copied");
 }
