@@ -42,33 +42,26 @@ impl Standalone {
 
     /// Serves exactly `apps` from now on. All of them are prepared before the first one shifts, so a
     /// port that cannot be had changes nothing. Apps that did not change are left alone.
+    ///
+    /// A host may move from one app to another: who gives it up is prepared before who takes it, and serves behind it, so
+    /// that it is somebody's all the time. Two apps that exchange hosts take two steps.
     pub async fn apply(&mut self, apps: Vec<AppSpec>) -> Result<Applied, ApplyError> {
         let changed: Vec<AppSpec> = apps
             .iter()
             .filter(|app| self.serving.get(&app.name).is_none_or(|(_, old)| old != *app))
             .cloned()
             .collect();
-        let mut prepared = Vec::new();
-        for app in changed {
-            self.last = GenerationId(self.last.0 + 1);
-            prepared.push((app.name.clone(), self.last, app.clone()));
-            if let Err(err) = self.prepare(&app, self.last).await {
-                for (name, generation, _) in &prepared {
-                    self.forget(name, *generation, None);
-                }
-                return Err(err);
-            }
-        }
-        let mut applied = Applied::default();
-        for (name, generation, app) in prepared {
+        let gone = self.serving.keys().filter(|name| !apps.iter().any(|app| app.name == **name)).cloned();
+        let mut applied = Applied { changed: Vec::new(), removed: gone.collect() };
+        let prepared = self.prepare_all(changed, &applied.removed).await?;
+        for (name, generation, app) in prepared.into_iter().rev() {
             self.proxy.serve(name.as_str(), generation.0).expect("it was prepared above");
             if let Some((old, _)) = self.serving.insert(name.clone(), (generation, app)) {
                 self.forget(&name, old, None);
             }
             applied.changed.push(name);
         }
-        let gone = self.serving.keys().filter(|name| !apps.iter().any(|app| app.name == **name)).cloned();
-        applied.removed = gone.collect();
+        applied.changed.sort_unstable();
         for name in &applied.removed {
             if let Some((generation, app)) = self.serving.remove(name) {
                 self.forget(name, generation, Some(app.rollout.drain));
@@ -80,6 +73,52 @@ impl Standalone {
     /// Finishes what is under way, for no longer than `drain`.
     pub async fn stop(self, drain: Duration) {
         self.proxy.shutdown(drain).await;
+    }
+
+    /// All of them or none, those that give something up before those that take it. Whatever is held by apps that are
+    /// `gone` is let go where somebody wants it.
+    async fn prepare_all(
+        &mut self,
+        apps: Vec<AppSpec>,
+        gone: &[AppName],
+    ) -> Result<Vec<(AppName, GenerationId, AppSpec)>, ApplyError> {
+        let (mut prepared, mut left, mut is_let_go) = (Vec::new(), apps, gone.is_empty());
+        let refused = loop {
+            let (mut waiting, mut refused) = (Vec::new(), None);
+            let before = left.len();
+            for app in left {
+                self.last = GenerationId(self.last.0 + 1);
+                match self.prepare(&app, self.last).await {
+                    Ok(()) => prepared.push((app.name.clone(), self.last, app)),
+                    Err(err) => {
+                        refused.get_or_insert(err);
+                        waiting.push(app);
+                    }
+                }
+            }
+            match refused {
+                None => return Ok(prepared),
+                Some(ApplyError::Prepare { source: PrepareError::Taken(_), .. })
+                    if waiting.len() < before => {}
+                Some(ApplyError::Prepare { source: PrepareError::Taken(_), .. }) if !is_let_go => {
+                    is_let_go = true;
+                    for name in gone {
+                        let (generation, _) = self.serving[name];
+                        self.proxy.drain(name.as_str(), generation.0).expect("it serves");
+                    }
+                }
+                Some(err) => break err,
+            }
+            left = waiting;
+        };
+        for (name, generation, _) in &prepared {
+            self.forget(name, *generation, None);
+        }
+        for name in gone {
+            let (generation, _) = self.serving[name];
+            self.proxy.serve(name.as_str(), generation.0).expect("it has served until now");
+        }
+        Err(refused)
     }
 
     async fn prepare(&self, app: &AppSpec, generation: GenerationId) -> Result<(), ApplyError> {

@@ -157,6 +157,15 @@ impl App {
         claims.flat_map(|claims| claims.names.iter().cloned()).collect()
     }
 
+    /// Whether it has a name of a port only until the generation serves that is prepared.
+    fn lets_go(&self, key: PortKey, claim: &Claim) -> bool {
+        let newest = self.generations.values().rev().find(|entry| entry.holds_ports());
+        newest.is_some_and(|newest| {
+            let keeps = claims(&newest.generation, key).is_some_and(|claims| claims.names.contains(claim));
+            newest.phase == Phase::Prepared && !keeps
+        })
+    }
+
     /// What those claim of it that shall have it.
     fn claims(&self, key: PortKey) -> Claims {
         let serving = self.generations.values().filter(|entry| entry.phase == Phase::Serving);
@@ -653,8 +662,11 @@ impl State {
                 let holding = entries.filter(|entry| entry.holds_ports());
                 holding.filter_map(|entry| tenancy::at(&entry.generation, key)).collect()
             };
-            if let Some(why) = port.refuses(&config.app, wanted, claims, others) {
-                return Err(PrepareError::Invalid(why));
+            let lets_go = |other: &str, claim: &Claim| {
+                self.apps.get(other).is_some_and(|other| other.lets_go(key, claim))
+            };
+            if let Some(why) = port.refuses(&config.app, wanted, claims, others, lets_go) {
+                return Err(PrepareError::Taken(why));
             }
         }
         Ok(())

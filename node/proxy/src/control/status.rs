@@ -57,6 +57,9 @@ pub enum PortState {
 pub enum PrepareError {
     #[error("{0}")]
     Invalid(String),
+    /// Another app has the port on other terms, or a name there. Not any more once that lets go of it.
+    #[error("{0}")]
+    Taken(String),
     #[error("{}", describe(*address, *port, source, owner.as_deref()))]
     Bind {
         address: IpAddr,

@@ -3,7 +3,7 @@
 //! Each app comes and goes on its own. The sockets are there from the first to the last.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
@@ -25,6 +25,8 @@ pub(super) struct Port {
     pub(super) tenancies: BTreeMap<Arc<str>, Tenancy>,
     /// Which app's generations hold a name.
     held: BTreeMap<Claim, Arc<str>>,
+    /// Of the same names: the apps that hold them as well, for as long as one has not let go and the next one is prepared.
+    held_next: BTreeMap<Claim, BTreeSet<Arc<str>>>,
     /// Of those that serve, or did last.
     names: Names,
     any: Option<Arc<Tenant>>,
@@ -109,6 +111,7 @@ impl Port {
             stage: Stage::Bound,
             tenancies: BTreeMap::new(),
             held: BTreeMap::new(),
+            held_next: BTreeMap::new(),
             names: Names::default(),
             any: None,
             leading: 0,
@@ -121,13 +124,15 @@ impl Port {
         self.tenancies.get(app)
     }
 
-    /// Why an app cannot have this port for those names; `others`: how another app has it.
+    /// Why an app cannot have this port for those names; `others`: how another app has it; `lets_go`: whether another app
+    /// has a name only for the time being.
     pub(super) fn refuses<'a>(
         &self,
         app: &str,
         config: &PortConfig,
         claims: &Claims,
         others: impl FnOnce(&str) -> Vec<&'a PortConfig>,
+        lets_go: impl Fn(&str, &Claim) -> bool,
     ) -> Option<String> {
         let port = self.slot.port;
         // All that hold it agree with each other, so one of them speaks for all.
@@ -137,8 +142,9 @@ impl Port {
         if let Some(why) = others(name).into_iter().find_map(|other| terms.differ(&Terms::of(other))) {
             return Some(format!("port {port} belongs to app `{name}`: {why}"));
         }
-        let mut clashes = claims.names.iter().filter_map(|claim| Some((claim, self.held.get(claim)?)));
-        let (claim, owner) = clashes.find(|(_, owner)| &***owner != app)?;
+        let holders = |claim| self.holders(claim).map(move |holder| (claim, holder));
+        let mut clashes = claims.names.iter().flat_map(holders);
+        let (claim, owner) = clashes.find(|(claim, owner)| &***owner != app && !lets_go(owner, claim))?;
         let help = match claim {
             Claim::Any => "; one of the two must name its hosts",
             Claim::Exact(_) | Claim::Suffix(_) | Claim::Prefix(_) => "",
@@ -149,13 +155,52 @@ impl Port {
     /// What the generations of an app hold of it now.
     pub(super) fn hold(&mut self, app: &Arc<str>, holds: BTreeSet<Claim>) {
         let tenancy = self.tenancies.entry(Arc::clone(app)).or_insert_with(|| Tenancy::new(app));
-        for claim in tenancy.holds.difference(&holds) {
-            self.held.remove(claim);
+        let before = std::mem::replace(&mut tenancy.holds, holds.clone());
+        for claim in before.difference(&holds) {
+            self.let_go(app, claim);
         }
-        for claim in holds.difference(&tenancy.holds) {
-            self.held.insert(claim.clone(), Arc::clone(app));
+        for claim in holds.difference(&before) {
+            match self.held.entry(claim.clone()) {
+                Entry::Vacant(free) => drop(free.insert(Arc::clone(app))),
+                Entry::Occupied(_) => {
+                    self.held_next.entry(claim.clone()).or_default().insert(Arc::clone(app));
+                }
+            }
         }
-        tenancy.holds = holds;
+    }
+
+    fn holders(&self, claim: &Claim) -> impl Iterator<Item = &Arc<str>> {
+        self.held.get(claim).into_iter().chain(self.held_next.get(claim).into_iter().flatten())
+    }
+
+    fn let_go(&mut self, app: &Arc<str>, claim: &Claim) {
+        let mut next = self.held_next.remove(claim).unwrap_or_default();
+        if self.held.get(claim) == Some(app) {
+            match next.pop_first() {
+                Some(heir) => drop(self.held.insert(claim.clone(), heir)),
+                None => drop(self.held.remove(claim)),
+            }
+        } else {
+            next.remove(app);
+        }
+        if !next.is_empty() {
+            self.held_next.insert(claim.clone(), next);
+        }
+    }
+
+    /// Names that others serve until now, and let go.
+    fn take_over(&mut self, app: &Arc<str>, claims: &Claims) {
+        if self.held_next.is_empty() {
+            return;
+        }
+        for claim in &claims.names {
+            let others: Vec<_> = self.holders(claim).filter(|other| *other != app).cloned().collect();
+            for other in others {
+                if let Some(tenancy) = self.tenancies.get_mut(&other) {
+                    tenancy.leads.remove(claim);
+                }
+            }
+        }
     }
 
     /// The shift itself: one store. The apps that have to make room for it, which nobody wants there any more.
@@ -165,22 +210,29 @@ impl Port {
         let mut evicted = Vec::new();
         if self.closing > 0 {
             let key = (self.slot.address, self.slot.port);
-            let is_in_the_way = |other: &Tenancy| {
+            let differs = |other: &Tenancy| {
                 let theirs = other.tenant.serving.load();
                 let theirs = theirs.as_ref().and_then(|theirs| at(&theirs.generation, key));
-                let differ = theirs
+                theirs
                     .zip(at(&serving.generation, key))
-                    .is_some_and(|(theirs, own)| Terms::of(theirs).differ(&Terms::of(own)).is_some());
-                differ || !other.leads.is_disjoint(&claims.names)
+                    .is_some_and(|(theirs, own)| Terms::of(theirs).differ(&Terms::of(own)).is_some())
             };
-            let closing = self.tenancies.iter().filter(|(name, tenancy)| {
-                **name != app && matches!(tenancy.stage, Lease::Closing { .. }) && is_in_the_way(tenancy)
-            });
-            evicted = closing.map(|(name, _)| Arc::clone(name)).collect();
+            let closing = self
+                .tenancies
+                .iter_mut()
+                .filter(|(name, tenancy)| **name != app && matches!(tenancy.stage, Lease::Closing { .. }));
+            for (name, other) in closing {
+                // What nobody wants yet stays its own.
+                other.leads.retain(|claim| !claims.names.contains(claim));
+                if other.leads.is_empty() || differs(other) {
+                    evicted.push(Arc::clone(name));
+                }
+            }
         }
         for other in &evicted {
             self.unlist(other);
         }
+        self.take_over(&app, claims);
         let Some(tenancy) = self.tenancies.get_mut(&app) else { return evicted };
         let tenant = Arc::clone(&tenancy.tenant);
         tenant.serving.store(Some(Arc::new(serving)));
@@ -299,7 +351,7 @@ impl Port {
             self.unlist_name(claim);
         }
         for claim in &tenancy.holds {
-            self.held.remove(claim);
+            self.let_go(app, claim);
         }
         self.leading -= usize::from(tenancy.stage.leads());
         self.closing -= usize::from(matches!(tenancy.stage, Lease::Closing { .. }));

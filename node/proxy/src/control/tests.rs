@@ -171,7 +171,7 @@ async fn a_port_goes_from_one_app_to_another_without_closing_but_not_while_it_is
         &check(b.clone(), &table.strategies, &Layers::default()).unwrap(),
         &compiler(&table.strategies, &table.tasks, &runtime),
     );
-    assert!(matches!(refused, Err(PrepareError::Invalid(why)) if why.contains("belongs to app `a`")));
+    assert!(matches!(refused, Err(PrepareError::Taken(why)) if why.contains("belongs to app `a`")));
     table.state.remove("a", 1, None).unwrap();
     table.settle();
     table.serve(&b);

@@ -97,7 +97,7 @@ fn has(proxy: &Proxy, app: &str) -> bool {
 
 async fn refused(proxy: &Proxy, app: AppConfig) -> String {
     match proxy.prepare(app).await {
-        Err(PrepareError::Invalid(why)) => why,
+        Err(PrepareError::Taken(why)) => why,
         other => panic!("{other:?}"),
     }
 }
@@ -222,6 +222,65 @@ async fn an_app_shifts_goes_back_and_goes_away_while_another_serves_on_the_same_
     assert_eq!(ask_once(listen, "a.test").await, (200, "a".into()));
     stop_b.store(true, SeqCst);
     assert!(asked + on_b.none_failed().await > 1_000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_moves_from_one_app_to_another_without_a_request_between_them() {
+    let (a, b) = (Origin::http("a").await, Origin::http("b").await);
+    let (proxy, listen) = (proxy(), free());
+    let of = |name: &str, generation: u64, hosts: &[&str], origin: &Origin| AppConfig {
+        generation,
+        ..tenant(name, Http, listen, hosts, origin.address)
+    };
+    serve(&proxy, &of("a", 1, &["a.test", "x.test"], &a)).await;
+    serve(&proxy, &of("b", 1, &["b.test"], &b)).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let loads = [("x.test", &["a", "b"][..]), ("a.test", &["a"]), ("b.test", &["b"])]
+        .map(|(host, answers)| load(listen, host, answers, &stop));
+    // There and back again, each time with a generation of the taker that is never served.
+    let mut serving = [("a", 1), ("b", 1)];
+    for round in 0..10 {
+        let (generation, is_there) = (2 + 2 * round, round % 2 == 0);
+        let hosts: [&[&str]; 2] = if is_there {
+            [&["a.test"], &["b.test", "x.test"]]
+        } else {
+            [&["a.test", "x.test"], &["b.test"]]
+        };
+        let [next_a, next_b] = [of("a", generation, hosts[0], &a), of("b", generation, hosts[1], &b)];
+        let (giver, taker) = if is_there { (next_a, next_b) } else { (next_b, next_a) };
+        assert!(refused(&proxy, taker.clone()).await.contains("for host `x.test`"));
+        proxy.prepare(giver.clone()).await.unwrap();
+        proxy.prepare(taker.clone()).await.unwrap();
+        let third = of("c", 1, &["x.test"], &a);
+        assert!(refused(&proxy, third).await.contains("for host `x.test`"), "one of them has it");
+        proxy.remove(&taker.app, generation, None).unwrap();
+        proxy.prepare(AppConfig { generation: generation + 1, ..taker.clone() }).await.unwrap();
+        proxy.serve(&taker.app, generation + 1).unwrap();
+        let now = if is_there { "b" } else { "a" };
+        assert_eq!(ask_once(listen, "x.test").await, (200, now.into()));
+        proxy.serve(&giver.app, generation).unwrap();
+        assert_eq!(ask_once(listen, "x.test").await, (200, now.into()));
+        for (app, generation) in serving {
+            proxy.remove(app, generation, None).unwrap();
+        }
+        serving = if is_there {
+            [("a", generation), ("b", generation + 1)]
+        } else {
+            [("a", generation + 1), ("b", generation)]
+        };
+        for load in &loads {
+            load.more().await;
+        }
+        assert_eq!(ask_once(listen, "x.test").await, (200, now.into()));
+    }
+    stop.store(true, SeqCst);
+    for load in loads {
+        load.none_failed().await;
+    }
+    // Nobody holds it who does not have it.
+    proxy.remove("a", 21, None).unwrap();
+    eventually("it is gone", || !has(&proxy, "a")).await;
+    serve(&proxy, &of("c", 1, &["x.test"], &b)).await;
 }
 
 #[tokio::test]

@@ -49,7 +49,7 @@ impl Stage {
         prepare(one).unwrap();
         let refused = match prepare(other) {
             Ok(()) => None,
-            Err(PrepareError::Invalid(why)) if why.contains(" belongs to app `one`") => Some(why),
+            Err(PrepareError::Taken(why)) if why.contains(" belongs to app `one`") => Some(why),
             Err(error) => panic!("{error}: {other:?}"),
         };
         for app in [one, other] {
