@@ -345,19 +345,25 @@ fn apps_share_a_port_by_the_hosts_that_they_name() {
     let one = |app, hosts: &[&str]| change(&[shares(app, hosts, &[N1, N2])]);
     story.does(one(1, &["a.test", "*.a.test"]));
     let refused = "port 80 on node n1: app `app-2` cannot share it with app `app-1`: ";
-    story.refuses(one(2, &["b.test", "A.test."]), &format!("{refused}the host `a.test` is its already"));
-    story.refuses(apply(2, &[80], &[N1]), &format!("{refused}one speaks HTTP there and the other TCP"));
+    story.refuses(
+        one(2, &["b.test", "A.test."]),
+        &format!("{refused}the host `a.test` is its already: take it from there first"),
+    );
+    story.refuses(
+        apply(2, &[80], &[N1]),
+        &format!("{refused}one speaks HTTP there and the other TCP; make them alike, or take another port"),
+    );
     // Also those of one change with each other.
     let both = [shares(2, &["b.test"], &[N1]), shares(3, &["c.test", "b.test"], &[N1])];
     story.refuses(
         change(&both),
-        "port 80 on node n1: app `app-3` cannot share it with app `app-2`: the host `b.test` is its already",
+        "port 80 on node n1: app `app-3` cannot share it with app `app-2`: the host `b.test` is its already: take it from there first",
     );
     story.does(change(&[shares(2, &["b.test"], &[N1]), shares(3, &[], &[N1])]));
     story.refuses(one(4, &[]), "port 80 is taken on node n1 by app `app-3`");
     // The next generation of an app is not in its own way, and holds what the one before has until that is gone.
     story.does(one(1, &["a.test"]));
-    story.refuses(one(4, &["*.a.test"]), "port 80 on node n1: app `app-4` cannot share it with app `app-1`: the host `*.a.test` is its already");
+    story.refuses(one(4, &["*.a.test"]), "port 80 on node n1: app `app-4` cannot share it with app `app-1`: the host `*.a.test` is its already: take it from there first");
     let old = story.fleet.assignments_of(N1, &name(1)).next().unwrap().0;
     for node in [N1, N2] {
         story.coordinates(Transition::Forget { node, app: name(1), generation: old });

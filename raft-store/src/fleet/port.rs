@@ -121,12 +121,14 @@ impl Fleet {
             Some((holders.other_than(app)?, flotilla_spec::differ(listen, other)?))
         });
         if let Some((owner, why)) = terms_held.chain(terms_taken).next() {
-            return Err((owner.clone(), Some(why.to_owned())));
+            return Err((owner.clone(), Some(format!("{why}; make them alike, or take another port"))));
         }
         match holders().find_map(|holders| holders.clash(app, hosts)) {
             None => Ok(()),
             Some((_, owner)) if only_rest => Err((owner, None)),
-            Some((host, owner)) => Err((owner, Some(format!("the host `{host}` is its already")))),
+            Some((host, owner)) => {
+                Err((owner, Some(format!("the host `{host}` is its already: take it from there first"))))
+            }
         }
     }
 
