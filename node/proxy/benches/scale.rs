@@ -1,5 +1,5 @@
 //! What many apps cost: the time to compile them, to bind and serve them, to change one of them, and
-//! the memory they take while nothing happens.
+//! the memory they take while nothing happens; each with a port of its own, and all on one port by their hosts.
 //!
 //! `cargo bench -p flotilla-proxy --bench scale`. A listening port takes two descriptors per worker,
 //! so how many apps get one depends on `ulimit -n`; all of them are compiled. With `--features without-metrics` a
@@ -39,6 +39,9 @@ fn main() {
         let most = (descriptors() - 500) / 2;
         for apps in [1, 100, most.min(APPS)] {
             listening(apps, origin).await;
+        }
+        for apps in [1, 100, APPS] {
+            sharing(apps, origin).await;
         }
     });
 }
@@ -81,6 +84,36 @@ async fn listening(apps: usize, origin: SocketAddr) {
     proxy.shift(last).await.unwrap();
     let cost = thread::spawn(move || cost_of_requests(address, apps - 1)).join().unwrap();
     println!("a request among {apps} apps: {cost:?} of CPU");
+    proxy.shutdown(Duration::ZERO).await;
+}
+
+/// All of them on one port, each by ten hosts of its own.
+async fn sharing(apps: usize, origin: SocketAddr) {
+    let proxy = start();
+    let before = resident_kib();
+    let start = Instant::now();
+    for number in 0..apps {
+        proxy.prepare(app(number, shared_port(number))).await.unwrap();
+    }
+    report("prepare on one port", apps, start.elapsed(), before);
+    let start = Instant::now();
+    for number in 0..apps {
+        proxy.serve(&name(number), 1).unwrap();
+    }
+    report("serve on one port", apps, start.elapsed(), before);
+    if apps > CHANGES as usize {
+        change_some(&proxy, apps, shared_port).await;
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    println!("{apps} apps on one port, idle: {} KiB", resident_kib().saturating_sub(before));
+    let mut last = app(apps - 1, shared_port(apps - 1));
+    last.generation = 3;
+    last.pools.get_mut("default").unwrap().targets[0].address = origin.to_string();
+    last.pools.get_mut("default").unwrap().targets.truncate(1);
+    let address = SocketAddr::new(last.ports[0].address, last.ports[0].port);
+    proxy.shift(last).await.unwrap();
+    let cost = thread::spawn(move || cost_of_requests(address, apps - 1)).join().unwrap();
+    println!("a request among {apps} apps on one port: {cost:?} of CPU");
     proxy.shutdown(Duration::ZERO).await;
 }
 
@@ -184,6 +217,12 @@ fn port(number: usize) -> Vec<PortConfig> {
     let address = IpAddr::V4(Ipv4Addr::new(127, 77, 0, u8::try_from(number / 1000).unwrap()));
     let port = u16::try_from(20_000 + number % 1000).unwrap();
     vec![PortConfig::new(SocketAddr::new(address, port), Protocol::Http)]
+}
+
+fn shared_port(number: usize) -> Vec<PortConfig> {
+    let listen = SocketAddr::new(Ipv4Addr::new(127, 77, 1, 0).into(), 20_000);
+    let hosts = (0..ROUTES_PER_APP).map(|route| format!("h{route}.app-{number}.test")).collect();
+    vec![PortConfig { hosts, ..PortConfig::new(listen, Protocol::Http) }]
 }
 
 fn report(what: &str, apps: usize, took: Duration, before_kib: u64) {
