@@ -161,7 +161,7 @@ struct Peer {
     child: Child,
     listen: SocketAddr,
     tell: Box<dyn Fn(SocketAddr)>,
-    /// Whether it has come to rest after a change, and may be told of the next one.
+    /// Whether it has come to rest after its start or a change, and may be told of the next one.
     rests: Box<dyn Fn() -> bool>,
     _files: tempfile::TempDir,
 }
@@ -179,12 +179,12 @@ async fn told_by_file(what: &str, start: fn(SocketAddr) -> Option<Peer>) {
     serves(peer.listen, "even".to_owned()).await;
     let mut times = Times(Vec::new());
     for change in 1..=40 {
+        eventually("it rests", PATIENCE, async || if (peer.rests)() { Ok(()) } else { Err("it does not") })
+            .await;
         let told = Instant::now();
         (peer.tell)(origins[change % 2].address());
         let served = serves(peer.listen, ["even", "odd"][change % 2].to_owned()).await;
         times.0.push(served.saturating_duration_since(told));
-        eventually("it rests", PATIENCE, async || if (peer.rests)() { Ok(()) } else { Err("it does not") })
-            .await;
     }
     times.show(what);
 }
@@ -223,10 +223,25 @@ fn haproxy(target: SocketAddr) -> Option<Peer> {
         replace(&path, &text(target));
         nix::sys::signal::kill(master, nix::sys::signal::Signal::SIGUSR2).unwrap();
     });
-    // A reload that is asked for while the worker before is still there may be lost.
+    // A reload that is asked for while the worker before is still there may be lost. One that is asked for
+    // before the master has begun to wait is: it starts anew after its worker, and ignores the signal meanwhile.
     let children = format!("/proc/{master}/task/{master}/children");
-    let rests = move || fs::read_to_string(&children).is_ok_and(|text| text.split_whitespace().count() == 1);
+    let has_one =
+        move || fs::read_to_string(&children).is_ok_and(|text| text.split_whitespace().count() == 1);
+    let rests = move || has_one() && takes_signal(master, nix::sys::signal::Signal::SIGUSR2);
     Some(Peer { child, listen, tell, rests: Box::new(rests), _files: files })
+}
+
+/// Whether the process has a handler for the signal, and does not hold it back.
+fn takes_signal(process: nix::unistd::Pid, signal: nix::sys::signal::Signal) -> bool {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    // `SigCgt: 0000000100716a03`, a bit for each signal from 1 on: proc(5).
+    let is_in = |set: &str| {
+        let bits = status.lines().find_map(|line| line.strip_prefix(set)).map(str::trim);
+        bits.and_then(|bits| u64::from_str_radix(bits, 16).ok())
+            .is_some_and(|bits| bits >> (signal as u32 - 1) & 1 == 1)
+    };
+    is_in("SigCgt:") && !is_in("SigBlk:")
 }
 
 fn envoy(target: SocketAddr) -> Option<Peer> {
