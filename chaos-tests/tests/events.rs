@@ -69,6 +69,24 @@ async fn told(fleet: &TestFleet, node: usize) -> Result<Vec<String>, String> {
     Ok(items.iter().map(|event| event["message"].as_str().unwrap().to_owned()).collect())
 }
 
+/// Waits until the fleet tells something that begins like this.
+async fn is_told(fleet: &TestFleet, beginning: &str) {
+    eventually(&format!("`{beginning}…` is told"), SOON, async || {
+        let output = fleet.cli(["events", "-o", "json"]).await;
+        if output.code != Some(0) {
+            return Err(output.to_string());
+        }
+        let document = output.json();
+        let messages = document["items"].as_array().unwrap().iter().map(|event| &event["message"]);
+        let messages: Vec<_> = messages.map(|message| message.as_str().unwrap()).collect();
+        match messages.iter().any(|message| message.starts_with(beginning)) {
+            true => Ok(()),
+            false => Err(format!("{messages:#?}")),
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn what_happened_is_told_by_every_node_and_goes_on_after_the_death_of_the_leader() {
     let mut fleet = TestFleet::start(PROGRAM, 3).await;
@@ -90,7 +108,10 @@ async fn what_happened_is_told_by_every_node_and_goes_on_after_the_death_of_the_
     followed.until("the new generation takes traffic", wave).await;
     followed.until("it serves", |message| message.ends_with(" serves")).await;
 
+    let name = fleet.node(leader).name().to_owned();
+    is_told(&fleet, &format!("node {name} is down: ")).await;
     fleet.node_mut(leader).start().await;
+    is_told(&fleet, &format!("node {name} is up again after ")).await;
     for node in 0..3 {
         eventually(&format!("node {node} tells both rollouts"), SOON, async || {
             let told = told(&fleet, node).await?;

@@ -39,6 +39,8 @@ const INIT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A session that a balancer began before it was told may take this long to arrive: a lost SYN comes again
 /// after a second (RFC 6298 §2).
 const UNDER_WAY: Duration = Duration::from_millis(1_200);
+/// How long the fleet may take to learn that this node stops: a report and a log entry. Without a quorum it never does.
+const KNOWN_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long an ended connection of the control plane may take to go away.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -190,7 +192,7 @@ impl Node {
         self.shared.stopping.cancel();
         self.be_let_go().await;
         let left = self.shared.config.drain.saturating_sub(begun.elapsed());
-        self.shared.proxy.clone().shutdown(left).await;
+        tokio::join!(self.shared.proxy.clone().shutdown(left), self.be_known_to_stop());
         self.stop.cancel();
         let ended = async { while self.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(STOP_TIMEOUT, ended).await.is_err() {
@@ -220,6 +222,17 @@ impl Node {
             tokio::time::sleep(UNDER_WAY.min(half)).await;
         } else {
             warn!(?half, "the balancers have not confirmed that they send nothing new");
+        }
+    }
+
+    /// Else the fleet would call it down when it is gone, above all when the one that knows is this one.
+    async fn be_known_to_stop(&self) {
+        let Some(replica) = self.replica.borrow().clone() else { return };
+        let me = replica.me();
+        if replica.leader().is_some() {
+            let mut fleet = replica.fleet.clone();
+            let known = fleet.wait_for(|fleet| fleet.absences.contains_key(&me));
+            drop(tokio::time::timeout(KNOWN_TIMEOUT, known).await);
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use flotilla_raft_store::{Change, Fleet, Transition};
+use flotilla_raft_store::{Change, Fleet, Presence, Transition};
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
@@ -18,6 +18,7 @@ mod autoscale;
 pub(crate) mod observed;
 pub(crate) mod placement;
 pub(crate) mod plan;
+mod presence;
 mod window;
 
 use attention::Attention;
@@ -102,6 +103,8 @@ struct Leading {
     untidy: Option<Instant>,
     /// When all apps were looked at.
     looked_at_all: Instant,
+    /// The log index at which it took control; `None`: not yet.
+    in_control_since: Option<u64>,
 }
 
 impl Leading {
@@ -119,6 +122,7 @@ impl Leading {
             attention,
             looked_at_all,
             untidy: None,
+            in_control_since: None,
         }
     }
 }
@@ -135,6 +139,7 @@ impl Leading {
             let change = Change::TakeControl { term: self.term, node: replica.me() };
             return self.propose(replica, [change]).await;
         }
+        let since = *self.in_control_since.get_or_insert(fleet.index);
         let mut observed = replica.reports.observed(self.since.elapsed());
         observed.balancers = replica.balancers.borrow().clone();
         observed.lost_after = Some(replica.lost_after);
@@ -167,9 +172,10 @@ impl Leading {
             }
             changed
         });
+        let presences = presence::told(&fleet, &observed, since);
         let term = self.term;
         let notes = replica.reports.take_notes();
-        let changes = plan.commands.into_iter().chain(notes).map(|transition| {
+        let changes = plan.commands.into_iter().chain(presences).chain(notes).map(|transition| {
             log(&transition);
             Change::Coordinate { term, transition }
         });
@@ -252,6 +258,7 @@ fn is_urgent(transition: &Transition) -> bool {
         | Transition::Note { .. }
         | Transition::ChoosePorts { .. }
         | Transition::AdvanceDrain { .. }
+        | Transition::TellPresence { .. }
         | Transition::Scale { .. } => true,
         Transition::Assign { .. } | Transition::Forget { .. } => false,
     }
@@ -286,6 +293,13 @@ fn log(transition: &Transition) {
             warn!(%app, %generation, %reason, "rollout stops where it stands");
         }
         Transition::AdvanceDrain { node, phase, why } => info!(%node, %phase, %why, "drain"),
+        Transition::TellPresence { node, presence: Presence::Down, why } => {
+            warn!(%node, %why, "node is down")
+        }
+        Transition::TellPresence { node, presence: Presence::Up, .. } => info!(%node, "node is up again"),
+        Transition::TellPresence { node, presence: Presence::Stopped, .. } => {
+            info!(%node, "node has stopped")
+        }
         Transition::Scale { app, replicas, short, reason } => {
             info!(%app, replicas, short, %reason, "replicas");
         }

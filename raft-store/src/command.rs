@@ -5,8 +5,8 @@ use std::time::Duration;
 use flotilla_spec::{AppName, AppSpec, Replicas};
 
 use crate::fleet::{
-    Availability, Balancer, ClusterId, Desired, DrainPhase, GenerationId, Member, NodeId, Steer, Step,
-    Timestamp,
+    Availability, Balancer, ClusterId, Desired, DrainPhase, GenerationId, Member, NodeId, Presence, Steer,
+    Step, Timestamp,
 };
 
 /// One log entry: commands of several writers, applied in order, each answered on its own.
@@ -146,6 +146,8 @@ pub enum Transition {
     ChoosePorts { node: NodeId, app: AppName, generation: GenerationId, taken: Vec<u16> },
     /// The next phase of a drain.
     AdvanceDrain { node: NodeId, phase: DrainPhase, why: String },
+    /// A node went away or came back.
+    TellPresence { node: NodeId, presence: Presence, why: String },
     /// What the autoscaler decided, and how many replicas no node has room for.
     Scale { app: AppName, replicas: u32, short: u32, reason: String },
 }

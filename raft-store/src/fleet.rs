@@ -6,7 +6,8 @@
 //! of two versions of a fleet passes over what they share. So a change costs the same among 10,000 apps.
 //!
 //! What each part means, and which commands change it, is in the file of that part: `app` (apps and
-//! their generations), `assignment` (what a node is asked), `rollout`, `scale`, `member`, `drain`, `port`, `balancer`.
+//! their generations), `assignment` (what a node is asked), `rollout`, `scale`, `member`, `presence`, `drain`, `port`,
+//! `balancer`.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -28,6 +29,7 @@ mod drain;
 mod id;
 mod member;
 mod port;
+mod presence;
 mod rollout;
 mod scale;
 
@@ -38,6 +40,7 @@ pub use drain::{DRAIN_DEADLINE, DRAIN_QUIET, Drain, DrainPhase};
 pub use id::{ClusterId, GenerationId, NodeId, Timestamp};
 pub use member::{Availability, Member};
 pub use port::Holders;
+pub use presence::{Absence, Presence};
 pub use rollout::{Promotion, Rollout, RolloutState, Steer, Step};
 pub use scale::{Scale, ScaledBy};
 
@@ -60,6 +63,8 @@ pub struct Fleet {
     pub index: u64,
     pub cluster: Cluster,
     pub members: OrdMap<NodeId, Arc<Member>>,
+    /// Members that are away.
+    pub absences: BTreeMap<NodeId, Absence>,
     pub apps: OrdMap<AppName, Arc<App>>,
     pub generations: OrdMap<(AppName, GenerationId), Arc<Generation>>,
     /// Which apps hold a TCP port of a node. An app keeps a port, and a name there, from the moment a
@@ -196,6 +201,7 @@ impl Fleet {
                 self.choose_other_ports(at, *node, app, *generation, taken)
             }
             Transition::AdvanceDrain { node, phase, why } => self.advance_drain(at, *node, *phase, why),
+            Transition::TellPresence { node, presence, why } => self.tell_presence(at, *node, *presence, why),
             Transition::Scale { app, replicas, short, reason } => {
                 self.autoscale(at, app, *replicas, *short, reason)
             }

@@ -245,7 +245,7 @@ fn subject(transition: &Transition) -> Subject {
         | Transition::ChoosePorts { app, .. }
         | Transition::Note { app, .. }
         | Transition::Scale { app, .. } => Subject::App(app.clone()),
-        Transition::AdvanceDrain { .. } => Subject::Members,
+        Transition::AdvanceDrain { .. } | Transition::TellPresence { .. } => Subject::Members,
     }
 }
 

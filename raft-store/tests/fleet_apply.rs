@@ -798,6 +798,33 @@ fn a_drain_moves_up_phase_by_phase_until_it_is_called_off() {
 }
 
 #[test]
+fn an_absence_is_told_once_and_a_planned_one_not_at_all() {
+    use Presence::{Down, Stopped, Up};
+    let mut story = Story::new();
+    let tell = |presence| {
+        let why = "it has not reported for 3 s".to_owned();
+        Change::Coordinate { term: 1, transition: Transition::TellPresence { node: N2, presence, why } }
+    };
+    story.refuses(tell(Up), "stale: the node is not away");
+    story.does(tell(Down));
+    story.refuses(tell(Down), "stale: the node is away already");
+    story.refuses(tell(Stopped), "stale: the node is away already");
+    story.does(tell(Up));
+    let before = story.fleet.events.len();
+    let told: Vec<_> = story.fleet.events.iter().rev().take(2).map(|event| event.message.as_str()).collect();
+    assert_eq!(told, ["node n2 is up again after 0 s", "node n2 is down: it has not reported for 3 s"]);
+    story.does(tell(Stopped));
+    story.refuses(tell(Down), "stale: the node is away already");
+    story.does(tell(Up));
+    assert_eq!(story.fleet.events.len(), before);
+
+    story.does(tell(Down));
+    story.does(available(N2, Availability::Left));
+    assert!(story.fleet.absences.is_empty());
+    story.refuses(tell(Up), "there is no node 2");
+}
+
+#[test]
 fn a_node_that_is_gone_is_cut_at_once_and_the_last_one_cannot_leave() {
     let mut story = Story::new();
     story.does(drain(N3, 0, true, true));

@@ -103,6 +103,7 @@ impl Ending {
             | Transition::Note { .. }
             | Transition::ChoosePorts { .. }
             | Transition::AdvanceDrain { .. }
+            | Transition::TellPresence { .. }
             | Transition::Scale { .. } => return None,
         };
         let started = rollout(app, *generation)?.started;

@@ -7,7 +7,8 @@ use flotilla_spec::Replicas;
 use super::{DecodeError, app_name, app_spec, corrupt, known, port};
 use crate::{
     ApplyApp, Availability, Balancer, BalancerKind, Batch, Change, ClusterId, Command, Desired, Drain,
-    DrainPhase, GenerationId, Haproxy, Member, NodeId, RequestId, Steer, Step, Timestamp, Transition,
+    DrainPhase, GenerationId, Haproxy, Member, NodeId, Presence, RequestId, Steer, Step, Timestamp,
+    Transition,
 };
 
 #[allow(clippy::enum_variant_names, reason = "the names of prost's oneofs follow the commands")]
@@ -309,7 +310,7 @@ pub(super) mod wire {
         pub(crate) app: String,
         #[prost(uint64, tag = "3")]
         pub(crate) generation: u64,
-        #[prost(oneof = "Transition", tags = "4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15")]
+        #[prost(oneof = "Transition", tags = "4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16")]
         pub(crate) transition: Option<Transition>,
     }
 
@@ -339,6 +340,8 @@ pub(super) mod wire {
         Scale(Scale),
         #[prost(message, tag = "15")]
         Note(Note),
+        #[prost(message, tag = "16")]
+        TellPresence(TellPresence),
     }
 
     #[derive(Clone, PartialEq, Message)]
@@ -347,6 +350,25 @@ pub(super) mod wire {
         pub(crate) node: u64,
         #[prost(string, tag = "2")]
         pub(crate) message: String,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub(crate) struct TellPresence {
+        #[prost(uint64, tag = "1")]
+        pub(crate) node: u64,
+        #[prost(enumeration = "Presence", tag = "2")]
+        pub(crate) presence: i32,
+        #[prost(string, tag = "3")]
+        pub(crate) why: String,
+    }
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Enumeration)]
+    #[repr(i32)]
+    pub(crate) enum Presence {
+        Unknown = 0,
+        Up = 1,
+        Down = 2,
+        Stopped = 3,
     }
 
     #[derive(Clone, PartialEq, Message)]
@@ -795,6 +817,25 @@ fn drain_phase(number: i32) -> Result<DrainPhase, DecodeError> {
     }
 }
 
+impl From<Presence> for wire::Presence {
+    fn from(presence: Presence) -> Self {
+        match presence {
+            Presence::Up => Self::Up,
+            Presence::Down => Self::Down,
+            Presence::Stopped => Self::Stopped,
+        }
+    }
+}
+
+fn presence(number: i32) -> Result<Presence, DecodeError> {
+    match wire::Presence::try_from(number) {
+        Ok(wire::Presence::Up) => Ok(Presence::Up),
+        Ok(wire::Presence::Down) => Ok(Presence::Down),
+        Ok(wire::Presence::Stopped) => Ok(Presence::Stopped),
+        Ok(wire::Presence::Unknown) | Err(_) => known(None, "whether a node is there"),
+    }
+}
+
 /// No app has 0 replicas, so 0 can say "all".
 pub(super) fn replicas_to_wire(replicas: Replicas) -> u32 {
     match replicas {
@@ -858,6 +899,16 @@ fn coordinate(term: u64, transition: &Transition) -> wire::Coordinate {
                 app: nobody,
                 generation: 0,
                 transition: Some(Wire::AdvanceDrain(drain)),
+            };
+        }
+        Transition::TellPresence { node, presence, why } => {
+            let presence = wire::Presence::from(*presence).into();
+            let told = wire::TellPresence { node: node.0, presence, why: why.clone() };
+            return wire::Coordinate {
+                term,
+                app: nobody,
+                generation: 0,
+                transition: Some(Wire::TellPresence(told)),
             };
         }
         Transition::Scale { app, replicas, short, reason } => {
@@ -936,6 +987,9 @@ fn transition(coordinate: wire::Coordinate) -> Result<Transition, DecodeError> {
         }
         wire::Transition::AdvanceDrain(wire::AdvanceDrain { node, phase, why }) => {
             Transition::AdvanceDrain { node: NodeId(node), phase: drain_phase(phase)?, why }
+        }
+        wire::Transition::TellPresence(wire::TellPresence { node, presence: said, why }) => {
+            Transition::TellPresence { node: NodeId(node), presence: presence(said)?, why }
         }
         wire::Transition::Scale(wire::Scale { replicas, short, reason }) => {
             Transition::Scale { app: app?, replicas, short, reason }

@@ -8,9 +8,9 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{DecodeError, app_name, app_spec, command, corrupt, known, port};
 use crate::{
-    AnsweredRequest, App, Assignment, Cause, Cluster, ClusterId, Controller, Event, Fleet, Generation,
-    GenerationId, GenerationState, HistoryEntry, NodeId, Promotion, Rollout, RolloutState, Scale, ScaledBy,
-    Timestamp,
+    Absence, AnsweredRequest, App, Assignment, Cause, Cluster, ClusterId, Controller, Event, Fleet,
+    Generation, GenerationId, GenerationState, HistoryEntry, NodeId, Promotion, Rollout, RolloutState, Scale,
+    ScaledBy, Timestamp,
 };
 
 pub(super) mod wire {
@@ -56,6 +56,16 @@ pub(super) mod wire {
         pub(crate) node: u64,
         #[prost(message, optional, tag = "2")]
         pub(crate) member: Option<command::Member>,
+        #[prost(message, optional, tag = "3")]
+        pub(crate) absence: Option<Absence>,
+    }
+
+    #[derive(Clone, Copy, PartialEq, Message)]
+    pub(crate) struct Absence {
+        #[prost(uint64, tag = "1")]
+        pub(crate) since: u64,
+        #[prost(bool, tag = "2")]
+        pub(crate) planned: bool,
     }
 
     #[derive(Clone, PartialEq, Message)]
@@ -218,8 +228,14 @@ pub(super) mod wire {
 impl From<&Fleet> for wire::Fleet {
     fn from(fleet: &Fleet) -> Self {
         let members = fleet.members.iter();
-        let members =
-            members.map(|(node, member)| wire::Member { node: node.0, member: Some(member.as_ref().into()) });
+        let members = members.map(|(node, member)| wire::Member {
+            node: node.0,
+            member: Some(member.as_ref().into()),
+            absence: fleet
+                .absences
+                .get(node)
+                .map(|absence| wire::Absence { since: absence.since.0, planned: absence.planned }),
+        });
         // One pass over the assignments: to ask each node about each generation would take far longer.
         let mut assignments: BTreeMap<_, Vec<wire::Assignment>> = BTreeMap::new();
         for (node, of_node) in &fleet.assignments {
@@ -297,6 +313,9 @@ impl TryFrom<wire::Fleet> for Fleet {
         for member in wire.members {
             let read = known(member.member, "a member")?.try_into()?;
             fleet.members.insert(NodeId(member.node), Arc::new(read));
+            if let Some(wire::Absence { since, planned }) = member.absence {
+                fleet.absences.insert(NodeId(member.node), Absence { since: Timestamp(since), planned });
+            }
         }
         for app in wire.apps {
             read_app(&mut fleet, app)?;

@@ -43,6 +43,9 @@ impl Fleet {
             let drains = member.availability == Availability::Draining;
             hold!(member.drain.is_some() == drains, "{}: {:?} while {:?}", member.name, member.drain, drains);
         }
+        for node in self.absences.keys() {
+            hold!(self.member(*node).is_ok(), "node {node} is away and no member");
+        }
         hold!(self.members.is_empty() || !self.cluster.id.0.is_empty(), "members without a cluster");
         Ok(())
     }

@@ -111,6 +111,7 @@ impl Fleet {
         };
         self.record(at, None, Some(node), format!("node {name} {what}"));
         if availability == Availability::Left {
+            self.absences.remove(&node);
             self.forget_node(at, node);
         }
         Ok(Reply::Member { node })

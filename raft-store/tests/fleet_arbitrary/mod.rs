@@ -173,7 +173,7 @@ fn arbitrary_transition() -> impl Strategy<Value = Transition> {
     let steps = vec((arbitrary_node(), arbitrary_step()), 0..4);
     let about =
         (arbitrary_app(), arbitrary_generation(), arbitrary_node(), ".{0,5}", arbitrary_desired(), steps);
-    (0..13_u8, about).prop_map(|(kind, (app, generation, node, reason, desired, steps))| match kind {
+    (0..14_u8, about).prop_map(|(kind, (app, generation, node, reason, desired, steps))| match kind {
         0 => Transition::Advance { app, generation, steps, why: reason },
         1 => Transition::Complete { app, generation },
         2 | 11 | 12 => Transition::RollBack { app, generation, reason },
@@ -187,6 +187,11 @@ fn arbitrary_transition() -> impl Strategy<Value = Transition> {
             let phases = [DrainPhase::Quiet, DrainPhase::Draining, DrainPhase::Empty, DrainPhase::Cut];
             let phase = phases[steps.len() % phases.len()];
             Transition::AdvanceDrain { node, phase, why: reason }
+        }
+        10 => {
+            let presences = [Presence::Up, Presence::Down, Presence::Stopped];
+            let presence = presences[steps.len() % presences.len()];
+            Transition::TellPresence { node, presence, why: reason }
         }
         _ => Transition::Scale { app, replicas: steps.len() as u32 + 1, short: reason.len() as u32, reason },
     })

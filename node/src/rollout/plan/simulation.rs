@@ -603,6 +603,7 @@ fn kind(transition: &Transition) -> &'static str {
         Transition::Note { .. } => "note",
         Transition::ChoosePorts { .. } => "choose ports",
         Transition::AdvanceDrain { .. } => "drain",
+        Transition::TellPresence { .. } => "presence",
         Transition::Scale { .. } => "scale",
     }
 }

@@ -430,6 +430,9 @@ impl Story {
                 format!("choose other ports for {generation} on {} than {taken:?}", name(node))
             }
             Transition::AdvanceDrain { node, phase, why } => format!("drain {}: {phase}: {why}", name(node)),
+            Transition::TellPresence { node, presence, why } => {
+                format!("{} is {}: {why}", name(node), format!("{presence:?}").to_lowercase())
+            }
             Transition::Scale { app, replicas, short, reason } => {
                 format!("scale {app} to {replicas}, {short} short: {reason}")
             }
