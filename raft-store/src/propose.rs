@@ -5,7 +5,7 @@
 //! rate of syncs does not.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     time::Duration,
 };
 
@@ -184,18 +184,24 @@ impl ProposerTask {
 /// Takes the next entry's commands out of `waiting`, in order, as many as fit.
 ///
 /// Ids come from the log index, so two changes that could make the same kind of id, of one app or of the
-/// members, never share an entry. The later one waits, and with it everything of that app behind it.
+/// members, never share an entry. The later one waits, and with it everything of that app behind it. What
+/// the coordinator decides makes no ids: all of one round may share an entry.
 fn take_batch(waiting: &mut VecDeque<Waiting>) -> Vec<Waiting> {
     let mut batch: Vec<Waiting> = Vec::new();
     let mut bytes = 0;
-    let mut seen = BTreeSet::new();
+    let mut seen: BTreeMap<Subject, Sharing> = BTreeMap::new();
     let mut left = VecDeque::new();
     for next in waiting.drain(..) {
-        let subjects = subjects(&next.command.change);
+        let (sharing, subjects) = subjects(&next.command.change);
         let fits = batch.is_empty() || (batch.len() < COMMANDS_MAX && bytes + next.bytes <= ENTRY_BYTES_MAX);
-        let is_free = subjects.iter().all(|subject| !seen.contains(subject));
-        seen.extend(subjects);
-        match fits && is_free {
+        let is_free = subjects.iter().all(|subject| match (seen.get(subject), sharing) {
+            (None, _) | (Some(Sharing::Yes), Sharing::Yes) => true,
+            (Some(Sharing::Yes | Sharing::No), _) => false,
+        });
+        let joins = fits && is_free;
+        let from_here = if joins { sharing } else { Sharing::No };
+        seen.extend(subjects.into_iter().map(|subject| (subject, from_here)));
+        match joins {
             true => {
                 bytes += next.bytes;
                 batch.push(next);
@@ -213,8 +219,15 @@ enum Subject {
     App(AppName),
 }
 
-fn subjects(change: &Change) -> Vec<Subject> {
-    match change {
+/// Whether changes of the same subject may be in one entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sharing {
+    Yes,
+    No,
+}
+
+fn subjects(change: &Change) -> (Sharing, Vec<Subject>) {
+    let subjects = match change {
         Change::InitCluster { .. }
         | Change::AddMember { .. }
         | Change::UpdateMember { .. }
@@ -228,8 +241,9 @@ fn subjects(change: &Change) -> Vec<Subject> {
             vec![Subject::App(app.clone())]
         }
         Change::PutBalancer { .. } | Change::RemoveBalancer { .. } | Change::TakeControl { .. } => Vec::new(),
-        Change::Coordinate { transition, .. } => vec![subject(transition)],
-    }
+        Change::Coordinate { transition, .. } => return (Sharing::Yes, vec![subject(transition)]),
+    };
+    (Sharing::No, subjects)
 }
 
 fn subject(transition: &Transition) -> Subject {

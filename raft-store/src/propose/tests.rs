@@ -51,6 +51,18 @@ fn two_changes_of_one_app_never_share_an_entry() {
 }
 
 #[test]
+fn what_the_coordinator_decides_of_one_app_shares_an_entry() {
+    let app = || AppName::parse("a").unwrap();
+    let forget = |node| {
+        let transition = Transition::Forget { node: NodeId(node), app: app(), generation: 4.into() };
+        Change::Coordinate { term: 1, transition }
+    };
+    check(vec![forget(1), forget(2), forget(3)], &[&[0, 1, 2]]);
+    // It neither overtakes a user's change nor is overtaken.
+    check(vec![forget(1), delete("a"), forget(2), forget(3)], &[&[0], &[1], &[2, 3]]);
+}
+
+#[test]
 fn nothing_of_an_app_overtakes_what_waits_before_it() {
     // 1 waits for `a`, so 2 has to wait for 1 although `b` is free.
     check(vec![delete("a"), apply(&["a", "b"]), delete("b")], &[&[0], &[1], &[2]]);
