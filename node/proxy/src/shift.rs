@@ -73,7 +73,12 @@ mod tests {
     #[track_caller]
     fn check(targets: &str, expected: bool) {
         let address = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
-        let endpoint = |available| EndpointStatus { address: address.into(), available, last_error: None };
+        let endpoint = |available| EndpointStatus {
+            address: address.into(),
+            available,
+            last_error: None,
+            ejected: false,
+        };
         let target = |word: &str| {
             let mut status = TargetStatus {
                 pool: word[..1].to_owned(),

@@ -172,6 +172,8 @@ pub struct EndpointStatus {
     pub available: Option<bool>,
     /// Why the last check failed; `None` after one that passed.
     pub last_error: Option<String>,
+    /// Taken out for a while because of failures in a row, whatever its checks say.
+    pub ejected: bool,
 }
 
 /// Whose pool it is, and where the proxy stands.

@@ -303,6 +303,7 @@ fn target_report(target: &TargetStatus) -> TargetReport {
         resolution,
         endpoints: count(target.endpoints.len()),
         available: count(target.endpoints.iter().filter(|endpoint| endpoint.available == Some(true)).count()),
+        ejected: count(target.endpoints.iter().filter(|endpoint| endpoint.ejected).count()),
         detail: why.or(error).unwrap_or_default().to_owned(),
     }
 }
@@ -480,6 +481,7 @@ mod tests {
                     address: SocketAddr::from(([127, 0, 0, 1], 1)).into(),
                     available,
                     last_error: (available == Some(false)).then(|| "connection refused".to_owned()),
+                    ejected: false,
                 })
                 .collect(),
         };

@@ -72,7 +72,7 @@ mod tests {
 
     fn running(phase: Phase, available: Option<bool>) -> GenerationStatus {
         let address = std::net::SocketAddr::from(([10, 0, 0, 1], 80)).into();
-        let endpoint = EndpointStatus { address, available, last_error: None };
+        let endpoint = EndpointStatus { address, available, last_error: None, ejected: false };
         GenerationStatus {
             app: Arc::from("web"),
             generation: 7,

@@ -1,6 +1,6 @@
 //! What is worth an event between two reports of a node: a probe of what serves that fails or passes
-//! again, a target that is taken out or comes back, and something that was put right. PURE but for what
-//! it keeps.
+//! again, a target that is taken out or comes back, by its checks or for failures in a row, and something
+//! that was put right. PURE but for what it keeps.
 //!
 //! What happens during a rollout is an event of the rollout; this is for the time after it.
 
@@ -17,6 +17,8 @@ type Key = (AppName, GenerationId);
 
 /// Between two notes of one app on one node: what flaps costs the log little, and is told when it rests.
 const GAP: Duration = Duration::from_secs(10);
+/// Between a note and one that has nothing but endpoints ejected or back: they come back by themselves.
+const EJECTIONS_GAP: Duration = Duration::from_secs(60);
 /// Notes of all nodes and apps within `GAP`; further ones are dropped, as the events are bounded anyway.
 const NOTES_MAX: usize = 256;
 
@@ -32,7 +34,8 @@ impl Notes {
     /// `before` and `after`: two reports of the node, one after the other. With the same twice what was
     /// held back is told when it is due.
     pub(super) fn compare(&mut self, node: NodeId, before: &Generations, after: &Generations, now: Instant) {
-        self.last.retain(|_, last| now.duration_since(*last) < GAP);
+        self.last.retain(|_, last| now.duration_since(*last) < EJECTIONS_GAP);
+        let mut recent = self.last.values().filter(|last| now.duration_since(**last) < GAP).count();
         let mut told_last = BTreeMap::new();
         for difference in before.diff(after) {
             if let DiffItem::Update { old: (key, before), .. } = difference {
@@ -46,11 +49,14 @@ impl Notes {
             *of != node
         });
         for (key, before) in told_last {
-            let Some(message) = after.get(&key).and_then(|after| tell(&before, after)) else { continue };
+            let Some((message, gap)) = after.get(&key).and_then(|after| tell(&before, after)) else {
+                continue;
+            };
             let at = (node, key.0.clone());
-            if self.last.contains_key(&at) {
+            if self.last.get(&at).is_some_and(|last| now.duration_since(*last) < gap) {
                 self.held.insert((node, key), before);
-            } else if self.last.len().max(self.taken.len()) < NOTES_MAX {
+            } else if recent.max(self.taken.len()) < NOTES_MAX {
+                recent += 1;
                 self.last.insert(at, now);
                 self.taken.push(Transition::Note { app: key.0, node, message });
             }
@@ -58,7 +64,8 @@ impl Notes {
     }
 }
 
-fn tell(before: &GenerationReport, after: &GenerationReport) -> Option<String> {
+/// What there is to tell, and how long after the note before.
+fn tell(before: &GenerationReport, after: &GenerationReport) -> Option<(String, Duration)> {
     if after.readiness != Readiness::Serving || before.readiness != Readiness::Serving {
         return None;
     }
@@ -87,7 +94,25 @@ fn tell(before: &GenerationReport, after: &GenerationReport) -> Option<String> {
             told.push(format!("target {name}: {available} of {all} endpoints available{because}"));
         }
     }
-    (!told.is_empty()).then(|| told.join("; "))
+    let gap = if told.is_empty() { EJECTIONS_GAP } else { GAP };
+    for target in &after.targets {
+        let known = before.targets.iter().find(|known| known.target == target.target);
+        let (name, ejected, all) = (&target.target, target.ejected, target.endpoints);
+        match known.map_or(ejected, |known| known.ejected) {
+            before if before < ejected => {
+                told.push(format!(
+                    "target {name}: {ejected} of {all} endpoints taken out after failures in a row"
+                ));
+            }
+            before if before > ejected && ejected == 0 => {
+                told.push(format!(
+                    "target {name}: what was taken out after failures in a row may serve again"
+                ));
+            }
+            _ => {}
+        }
+    }
+    (!told.is_empty()).then(|| (told.join("; "), gap))
 }
 
 #[cfg(test)]
@@ -127,6 +152,7 @@ mod tests {
             resolution: Resolution::Resolved,
             endpoints: 2,
             available,
+            ejected: 0,
             detail: detail.to_owned(),
         };
         let passing = report(ProbeState::Passing, 0);
@@ -196,6 +222,28 @@ mod tests {
             told,
             [of(1, "1 of 2 endpoints available: connection refused"), of(11, "2 of 2 endpoints available"),]
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_ejection_is_an_event_and_those_that_follow_it_are_few() {
+        let ejected = |ejected| -> Generations {
+            let of = |(key, report): (&Key, &Arc<GenerationReport>)| {
+                let mut report = GenerationReport::clone(report);
+                report.targets[0].ejected = ejected;
+                (key.clone(), Arc::new(report))
+            };
+            targets(2, "").iter().map(of).collect()
+        };
+        // Out for half a minute each time, and out again a moment later.
+        let flaps = (0..10).flat_map(|times| [(times * 32 + 2, ejected(1)), (times * 32 + 32, ejected(0))]);
+        let mut reports = vec![(0, ejected(0))];
+        reports.extend(flaps);
+        let told = told(&reports);
+        let out = "target shop:3000: 1 of 2 endpoints taken out after failures in a row".to_owned();
+        assert_eq!(told.first(), Some(&(2, out)));
+        let seconds: Vec<u64> = told.iter().map(|(second, _)| *second).collect();
+        assert!(seconds.windows(2).all(|pair| pair[1] - pair[0] >= 60), "{told:?}");
+        assert!(told.len() > 1, "{told:?}");
     }
 
     #[tokio::test(start_paused = true)]

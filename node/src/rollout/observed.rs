@@ -145,6 +145,8 @@ pub(crate) struct TargetReport {
     pub(crate) resolution: Resolution,
     pub(crate) endpoints: u32,
     pub(crate) available: u32,
+    /// Taken out because of failures in a row, whatever their checks say.
+    pub(crate) ejected: u32,
     pub(crate) detail: String,
 }
 

@@ -485,9 +485,13 @@ impl Keeper {
 
     fn status(&self) -> Vec<TargetStatus> {
         let endpoint = |address: &Address| {
-            let health = &self.members[address].health;
-            let last_error = health.last_error().map(str::to_owned);
-            EndpointStatus { address: address.clone(), available: health.available(), last_error }
+            let Member { health, ejection, .. } = &self.members[address];
+            EndpointStatus {
+                address: address.clone(),
+                available: health.available(),
+                last_error: health.last_error().map(str::to_owned),
+                ejected: ejection.is_out(),
+            }
         };
         let targets = self.targets.iter().map(|target| TargetStatus {
             pool: self.pool.clone(),

@@ -99,6 +99,7 @@ fn target(available: u32) -> TargetReport {
         resolution: crate::rollout::observed::Resolution::Resolved,
         endpoints: 1,
         available,
+        ejected: 0,
         detail: String::new(),
     }
 }

@@ -248,6 +248,7 @@ fn target_to_pb(target: &TargetReport) -> v1::TargetReport {
         endpoints: target.endpoints,
         available: target.available,
         detail: target.detail.clone(),
+        ejected: target.ejected,
     }
 }
 
@@ -266,6 +267,7 @@ fn target(target: v1::TargetReport) -> Result<TargetReport, Malformed> {
         resolution,
         endpoints: target.endpoints,
         available: target.available,
+        ejected: target.ejected,
         detail: target.detail,
     })
 }
