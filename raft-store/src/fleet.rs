@@ -1,7 +1,7 @@
 //! The replicated value: `Fleet::apply(index, &Command) -> Answer`, pure and total.
 //!
 //! Reads no clock, no randomness and no hash order, and cannot fail the process: a command that
-//! makes no sense is answered with a `Rejection` and changes nothing. The large maps are persistent: a
+//! makes no sense is answered with a `Rejection` and changes nothing. All that is large is persistent: a
 //! copy shares all with its original, a change copies the few tree nodes on its way, and `OrdMap::diff`
 //! of two versions of a fleet passes over what they share. So a change costs the same among 10,000 apps.
 //!
@@ -9,13 +9,10 @@
 //! their generations), `assignment` (what a node is asked), `rollout`, `scale`, `member`, `presence`, `drain`, `port`,
 //! `balancer`.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use flotilla_spec::AppName;
-use imbl::OrdMap;
+use imbl::{OrdMap, Vector};
 use sha2::{Digest as _, Sha256};
 
 use crate::{Change, Command, Rejection, Reply, RequestId, Transition};
@@ -76,7 +73,8 @@ pub struct Fleet {
     pub rollouts: OrdMap<(AppName, GenerationId), Arc<Rollout>>,
     /// By their names.
     pub balancers: BTreeMap<String, Arc<Balancer>>,
-    pub events: VecDeque<Arc<Event>>,
+    /// Oldest first.
+    pub events: Vector<Arc<Event>>,
     pub requests: OrdMap<String, Arc<AnsweredRequest>>,
 }
 

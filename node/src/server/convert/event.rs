@@ -15,14 +15,14 @@ pub(crate) struct EventsAsked {
 /// Oldest first.
 pub(crate) fn events_to_pb(fleet: &Fleet, asked: &EventsAsked) -> v1::EventsReply {
     let EventsAsked { app, after, since } = asked;
-    // Entries are applied in the order of the log.
-    let from = fleet.events.partition_point(|event| event.index <= *after);
     let wanted = |event: &&Event| event.time >= *since && (app.is_none() || event.app == *app);
     let oldest = fleet.events.front().filter(|_| fleet.events.len() >= EVENTS_MAX);
     v1::EventsReply {
         events: fleet
             .events
-            .range(from..)
+            .iter()
+            // Entries are applied in the order of the log.
+            .skip_while(|event| event.index <= *after)
             .map(AsRef::as_ref)
             .filter(wanted)
             .map(|event| event_to_pb(fleet, event))
@@ -60,7 +60,7 @@ mod tests {
             node: (index == 3).then_some(NodeId(9)),
             message: format!("event {index}"),
         };
-        let events: std::collections::VecDeque<_> = indexes.map(|index| Arc::new(event(index))).collect();
+        let events: imbl::Vector<_> = indexes.map(|index| Arc::new(event(index))).collect();
         Fleet { index: events.back().map_or(0, |last| last.index) + 5, events, ..Fleet::default() }
     }
 
