@@ -365,6 +365,8 @@ impl Worker {
         }
         self.registry.flush();
         self.pipes.try_again();
+        self.buffers.shrink();
+        self.exchanges.shrink();
         self.generations.borrow_mut().retain(|_, generation| generation.strong_count() > 0);
         self.apps.borrow_mut().retain(|_, cells| cells.strong_count() > 0);
         let now = self.clock.now();
