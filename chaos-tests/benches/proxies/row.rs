@@ -14,6 +14,8 @@ const WARM_UP: Duration = Duration::from_millis(300);
 const TAIL_LOAD: f64 = 0.6;
 /// Idle connections: at L4 each takes a proxy two descriptors, and this program two as well.
 const IDLE: usize = 4_000;
+/// They wait for minutes, mostly, so what a proxy gives back within seconds counts.
+const SETTLED: Duration = Duration::from_secs(5);
 const GIB: f64 = (1u64 << 30) as f64;
 
 pub(crate) struct Row {
@@ -194,7 +196,7 @@ fn idle(world: &mut World, running: &Running, exchange: Exchange) -> Measured {
     world.serve_for(WARM_UP);
     let before = running.memory_kib();
     let clients = world.open(&load(running, exchange, IDLE, None));
-    world.serve_for(Duration::from_secs(1));
+    world.serve_for(SETTLED);
     #[allow(clippy::cast_precision_loss)]
     let figure = (running.memory_kib() - before) / IDLE as f64;
     Measured::new(vec![("", figure)], 0.0, clients.finish(Duration::from_secs(1)))
