@@ -38,10 +38,10 @@ fn main() {
         compile_only().await;
         let most = (descriptors() - 500) / 2;
         for apps in [1, 100, most.min(APPS)] {
-            listening(apps, origin).await;
+            serving(apps, "with a port each", port, origin).await;
         }
         for apps in [1, 100, APPS] {
-            sharing(apps, origin).await;
+            serving(apps, "on one port", shared_port, origin).await;
         }
     });
 }
@@ -58,62 +58,33 @@ async fn compile_only() {
     proxy.shutdown(Duration::ZERO).await;
 }
 
-async fn listening(apps: usize, origin: SocketAddr) {
+/// `what` says where `ports` lets them listen.
+async fn serving(apps: usize, what: &str, ports: fn(usize) -> Vec<PortConfig>, origin: SocketAddr) {
     let proxy = start();
     let before = resident_kib();
     let start = Instant::now();
     for number in 0..apps {
-        proxy.prepare(app(number, port(number))).await.unwrap();
+        proxy.prepare(app(number, ports(number))).await.unwrap();
     }
-    report("prepare with a port", apps, start.elapsed(), before);
+    report(&format!("prepare {what}"), apps, start.elapsed(), before);
     let start = Instant::now();
     for number in 0..apps {
         proxy.serve(&name(number), 1).unwrap();
     }
-    report("serve", apps, start.elapsed(), before);
+    report(&format!("serve {what}"), apps, start.elapsed(), before);
     if apps > CHANGES as usize {
-        change_some(&proxy, apps, port).await;
+        change_some(&proxy, apps, ports).await;
     }
     tokio::time::sleep(Duration::from_secs(2)).await;
-    println!("{apps} listening apps, idle: {} KiB", resident_kib().saturating_sub(before));
-    let mut last = app(apps - 1, port(apps - 1));
+    println!("{apps} apps {what}, idle: {} KiB", resident_kib().saturating_sub(before));
+    let mut last = app(apps - 1, ports(apps - 1));
     last.generation = 3;
     last.pools.get_mut("default").unwrap().targets[0].address = origin.to_string();
     last.pools.get_mut("default").unwrap().targets.truncate(1);
     let address = SocketAddr::new(last.ports[0].address, last.ports[0].port);
     proxy.shift(last).await.unwrap();
     let cost = thread::spawn(move || cost_of_requests(address, apps - 1)).join().unwrap();
-    println!("a request among {apps} apps: {cost:?} of CPU");
-    proxy.shutdown(Duration::ZERO).await;
-}
-
-/// All of them on one port, each by ten hosts of its own.
-async fn sharing(apps: usize, origin: SocketAddr) {
-    let proxy = start();
-    let before = resident_kib();
-    let start = Instant::now();
-    for number in 0..apps {
-        proxy.prepare(app(number, shared_port(number))).await.unwrap();
-    }
-    report("prepare on one port", apps, start.elapsed(), before);
-    let start = Instant::now();
-    for number in 0..apps {
-        proxy.serve(&name(number), 1).unwrap();
-    }
-    report("serve on one port", apps, start.elapsed(), before);
-    if apps > CHANGES as usize {
-        change_some(&proxy, apps, shared_port).await;
-    }
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    println!("{apps} apps on one port, idle: {} KiB", resident_kib().saturating_sub(before));
-    let mut last = app(apps - 1, shared_port(apps - 1));
-    last.generation = 3;
-    last.pools.get_mut("default").unwrap().targets[0].address = origin.to_string();
-    last.pools.get_mut("default").unwrap().targets.truncate(1);
-    let address = SocketAddr::new(last.ports[0].address, last.ports[0].port);
-    proxy.shift(last).await.unwrap();
-    let cost = thread::spawn(move || cost_of_requests(address, apps - 1)).join().unwrap();
-    println!("a request among {apps} apps on one port: {cost:?} of CPU");
+    println!("a request among {apps} apps {what}: {cost:?} of CPU");
     proxy.shutdown(Duration::ZERO).await;
 }
 
@@ -219,6 +190,7 @@ fn port(number: usize) -> Vec<PortConfig> {
     vec![PortConfig::new(SocketAddr::new(address, port), Protocol::Http)]
 }
 
+/// All of them on one, each by ten hosts of its own.
 fn shared_port(number: usize) -> Vec<PortConfig> {
     let listen = SocketAddr::new(Ipv4Addr::new(127, 77, 1, 0).into(), 20_000);
     let hosts = (0..ROUTES_PER_APP).map(|route| format!("h{route}.app-{number}.test")).collect();
