@@ -880,81 +880,62 @@ pub(super) fn desired(number: i32) -> Result<Desired, DecodeError> {
 fn coordinate(term: u64, transition: &Transition) -> wire::Coordinate {
     use wire::Transition as Wire;
     let empty = wire::Empty {};
-    let nobody = String::new();
+    // Not every one is about an app, or about a generation of it.
+    let none = GenerationId(0);
     let (app, generation, transition) = match transition {
         Transition::Note { app, node, message } => {
             let note = wire::Note { node: node.0, message: message.clone() };
-            return wire::Coordinate {
-                term,
-                app: app.to_string(),
-                generation: 0,
-                transition: Some(Wire::Note(note)),
-            };
+            (Some(app), none, Wire::Note(note))
         }
         Transition::AdvanceDrain { node, phase, why } => {
             let phase = wire::DrainPhase::from(*phase).into();
             let drain = wire::AdvanceDrain { node: node.0, phase, why: why.clone() };
-            return wire::Coordinate {
-                term,
-                app: nobody,
-                generation: 0,
-                transition: Some(Wire::AdvanceDrain(drain)),
-            };
+            (None, none, Wire::AdvanceDrain(drain))
         }
         Transition::TellPresence { node, presence, why } => {
             let presence = wire::Presence::from(*presence).into();
             let told = wire::TellPresence { node: node.0, presence, why: why.clone() };
-            return wire::Coordinate {
-                term,
-                app: nobody,
-                generation: 0,
-                transition: Some(Wire::TellPresence(told)),
-            };
+            (None, none, Wire::TellPresence(told))
         }
         Transition::Scale { app, replicas, short, reason } => {
             let scale = wire::Scale { replicas: *replicas, short: *short, reason: reason.clone() };
-            return wire::Coordinate {
-                term,
-                app: app.to_string(),
-                generation: 0,
-                transition: Some(Wire::Scale(scale)),
-            };
+            (Some(app), none, Wire::Scale(scale))
         }
         Transition::ChoosePorts { node, app, generation, taken } => {
             let taken = taken.iter().map(|port| u32::from(*port)).collect();
-            (app, generation, Wire::ChoosePorts(wire::ChoosePorts { node: node.0, taken }))
+            (Some(app), *generation, Wire::ChoosePorts(wire::ChoosePorts { node: node.0, taken }))
         }
         Transition::Advance { app, generation, steps, why } => (
-            app,
-            generation,
+            Some(app),
+            *generation,
             Wire::Advance(wire::Advance {
                 steps: steps.iter().map(|(node, step)| node_step(*node, step)).collect(),
                 why: why.clone(),
             }),
         ),
-        Transition::Complete { app, generation } => (app, generation, Wire::Complete(empty)),
+        Transition::Complete { app, generation } => (Some(app), *generation, Wire::Complete(empty)),
         Transition::RollBack { app, generation, reason } => {
-            (app, generation, Wire::RollBack(wire::Reason { reason: reason.clone() }))
+            (Some(app), *generation, Wire::RollBack(wire::Reason { reason: reason.clone() }))
         }
         Transition::RolledBack { app, generation, missing } => {
-            (app, generation, Wire::RolledBack(wire::Reason { reason: missing.clone() }))
+            (Some(app), *generation, Wire::RolledBack(wire::Reason { reason: missing.clone() }))
         }
         Transition::Pause { app, generation, reason } => {
-            (app, generation, Wire::Pause(wire::Reason { reason: reason.clone() }))
+            (Some(app), *generation, Wire::Pause(wire::Reason { reason: reason.clone() }))
         }
         Transition::Assign { node, app, generation, desired } => {
             let desired = wire::Desired::from(*desired).into();
-            (app, generation, Wire::Assign(wire::Assign { node: node.0, desired }))
+            (Some(app), *generation, Wire::Assign(wire::Assign { node: node.0, desired }))
         }
         Transition::Forget { node, app, generation } => {
-            (app, generation, Wire::Forget(wire::Node { node: node.0 }))
+            (Some(app), *generation, Wire::Forget(wire::Node { node: node.0 }))
         }
         Transition::Place { app, generation, node } => {
-            (app, generation, Wire::Place(wire::Node { node: node.0 }))
+            (Some(app), *generation, Wire::Place(wire::Node { node: node.0 }))
         }
     };
-    let (app, generation) = (app.to_string(), generation.0);
-    wire::Coordinate { term, app, generation, transition: Some(transition) }
+    let app = app.map_or_else(String::new, ToString::to_string);
+    wire::Coordinate { term, app, generation: generation.0, transition: Some(transition) }
 }
 
 fn transition(coordinate: wire::Coordinate) -> Result<Transition, DecodeError> {
