@@ -99,7 +99,7 @@ impl Guards {
         let config = AccessConfig { allow: Vec::new(), deny: Vec::new(), ..config.clone() };
         if let Some(before) = before.filter(|before| before.config == config) {
             // A file may say something else by now, and nobody shall prepare what could not be started again.
-            before.basic.as_ref().filter(|basic| basic.has_file()).map_or(Ok(()), Basic::read_again)?;
+            before.basic.as_ref().map_or(Ok(()), Basic::read_again)?;
             return Ok(Some(Arc::clone(before)));
         }
         if let Some(forward) = forward {
@@ -131,7 +131,7 @@ impl Guards {
 
     /// Reads files again that have changed. What is wrong with them changes nothing.
     pub(crate) fn refresh(&self) {
-        if let Some(basic) = self.basic.as_ref().filter(|basic| basic.has_file()) {
+        if let Some(basic) = &self.basic {
             basic.refresh(&self.app);
         }
     }

@@ -97,20 +97,18 @@ impl Basic {
             // Remembered before it is known to be good, so that a bad file is reported once.
             *known = now;
         }
-        match Users::read(&self.config) {
-            Ok(users) => {
-                self.users.store(Arc::new(users));
-                tracing::info!(app, "passwords read again");
-            }
+        match self.read_again() {
+            Ok(()) => tracing::info!(app, "passwords read again"),
             Err(error) => tracing::error!(app, error, "passwords not read again: those before stay"),
         }
     }
 
-    /// Reads the file again, whatever it looks like.
+    /// Reads the file again, whatever it looks like. While the hashes are those before, so is what was found out.
     pub(super) fn read_again(&self) -> Result<(), String> {
-        let now = self.config.file.clone().map(Print::of);
-        self.users.store(Arc::new(Users::read(&self.config)?));
-        *self.print.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        let users = Users::read(&self.config)?;
+        if users.hashes != self.users.load().hashes {
+            self.users.store(Arc::new(users));
+        }
         Ok(())
     }
 
