@@ -8,8 +8,6 @@ use crate::config::Http2Limits;
 pub(crate) const WINDOW_MILLIS: u64 = 10_000;
 pub(crate) const PREFACE_BYTES: usize = 24;
 const HEADER_BYTES: usize = 9;
-/// Of RST_STREAM, the code and all.
-const RESET_BYTES: usize = HEADER_BYTES + 4;
 
 const PRIORITY: u8 = 2;
 const RST_STREAM: u8 = 3;
@@ -17,7 +15,7 @@ const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const WINDOW_UPDATE: u8 = 8;
 const ACK: u8 = 1;
-const REFUSED_STREAM: [u8; 4] = [0, 0, 0, 7];
+const REFUSED_STREAM: u32 = 7;
 
 /// Why a connection cannot go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,11 +31,45 @@ pub(crate) enum Breach {
     NoSettings,
 }
 
-pub(crate) struct Meter {
+/// Where the frames are in bytes that come in pieces.
+struct Frames {
     header: [u8; HEADER_BYTES],
     have: usize,
-    /// Bytes to pass over: the preface, then payloads.
+    /// Bytes before the next header: the preface of a client, then payloads.
     skip: usize,
+}
+
+impl Frames {
+    fn after(preface: usize) -> Frames {
+        Frames { header: [0; HEADER_BYTES], have: 0, skip: preface }
+    }
+
+    /// Takes what is there of a payload.
+    fn payload<'a>(&mut self, bytes: &mut &'a [u8]) -> &'a [u8] {
+        let (payload, rest) = bytes.split_at(self.skip.min(bytes.len()));
+        self.skip -= payload.len();
+        *bytes = rest;
+        payload
+    }
+
+    /// Takes what is there of a header, and returns kind and flags when it is whole. `skip` is then the frame's size.
+    fn header(&mut self, bytes: &mut &[u8]) -> Option<(u8, u8)> {
+        let (taken, rest) = bytes.split_at((HEADER_BYTES - self.have).min(bytes.len()));
+        self.header[self.have..self.have + taken.len()].copy_from_slice(taken);
+        self.have += taken.len();
+        *bytes = rest;
+        if self.have < HEADER_BYTES {
+            return None;
+        }
+        self.have = 0;
+        let [a, b, c, kind, flags, ..] = self.header;
+        self.skip = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+        Some((kind, flags))
+    }
+}
+
+pub(crate) struct Meter {
+    frames: Frames,
     has_begun: bool,
     /// When the window began, in milliseconds.
     since: Option<u64>,
@@ -50,9 +82,7 @@ impl Meter {
     /// Of the bytes after a TLS handshake or a TCP one, the preface included.
     pub(crate) fn new(limits: &Http2Limits) -> Meter {
         Meter {
-            header: [0; HEADER_BYTES],
-            have: 0,
-            skip: PREFACE_BYTES,
+            frames: Frames::after(PREFACE_BYTES),
             has_begun: false,
             since: None,
             counts: [0; 3],
@@ -63,17 +93,8 @@ impl Meter {
     /// `now` in milliseconds.
     pub(crate) fn see(&mut self, mut bytes: &[u8], now: u64) -> Result<(), Breach> {
         while !bytes.is_empty() {
-            let skipped = self.skip.min(bytes.len());
-            self.skip -= skipped;
-            bytes = &bytes[skipped..];
-            let taken = (HEADER_BYTES - self.have).min(bytes.len());
-            self.header[self.have..self.have + taken].copy_from_slice(&bytes[..taken]);
-            self.have += taken;
-            bytes = &bytes[taken..];
-            if self.have == HEADER_BYTES {
-                self.have = 0;
-                let [a, b, c, kind, flags, ..] = self.header;
-                self.skip = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+            self.frames.payload(&mut bytes);
+            if let Some((kind, flags)) = self.frames.header(&mut bytes) {
                 self.check(kind, flags)?;
                 self.count(kind, flags, now)?;
             }
@@ -81,18 +102,18 @@ impl Meter {
         Ok(())
     }
 
-    /// `skip` is the size of the frame.
     fn check(&mut self, kind: u8, flags: u8) -> Result<(), Breach> {
         let is_settings = kind == SETTINGS && flags & ACK == 0;
         if !std::mem::replace(&mut self.has_begun, true) && !is_settings {
             return Err(Breach::NoSettings);
         }
+        let size = self.frames.skip;
         let fits = match kind {
-            PRIORITY => self.skip == 5,
-            RST_STREAM | WINDOW_UPDATE => self.skip == 4,
-            PING => self.skip == 8,
-            SETTINGS if is_settings => self.skip.is_multiple_of(6),
-            SETTINGS => self.skip == 0,
+            PRIORITY => size == 5,
+            RST_STREAM | WINDOW_UPDATE => size == 4,
+            PING => size == 8,
+            SETTINGS if is_settings => size.is_multiple_of(6),
+            SETTINGS => size == 0,
             _ => true,
         };
         if fits { Ok(()) } else { Err(Breach::FrameSize) }
@@ -115,42 +136,31 @@ impl Meter {
 
 /// Of the bytes to a client, from the first on.
 pub(crate) struct Refusals {
-    frame: [u8; RESET_BYTES],
-    have: usize,
-    /// Of a payload, to pass over.
-    skip: usize,
+    frames: Frames,
+    is_reset: bool,
+    /// Of a reset, as far as it is there.
+    code: u32,
 }
 
 impl Refusals {
     pub(crate) fn new() -> Refusals {
-        Refusals { frame: [0; RESET_BYTES], have: 0, skip: 0 }
+        Refusals { frames: Frames::after(0), is_reset: false, code: 0 }
     }
 
     /// How many resets with REFUSED_STREAM end in these bytes.
     pub(crate) fn see(&mut self, mut bytes: &[u8]) -> u64 {
         let mut refused = 0;
         while !bytes.is_empty() {
-            let skipped = self.skip.min(bytes.len());
-            self.skip -= skipped;
-            bytes = &bytes[skipped..];
-            let is_reset = self.have >= HEADER_BYTES;
-            let wanted = if is_reset { RESET_BYTES } else { HEADER_BYTES };
-            let taken = (wanted - self.have).min(bytes.len());
-            self.frame[self.have..self.have + taken].copy_from_slice(&bytes[..taken]);
-            self.have += taken;
-            bytes = &bytes[taken..];
-            if self.have < wanted {
-                continue;
+            let payload = self.frames.payload(&mut bytes);
+            if self.is_reset {
+                self.code = payload.iter().fold(self.code, |code, byte| code << 8 | u32::from(*byte));
+                if self.frames.skip == 0 {
+                    refused += u64::from(self.code == REFUSED_STREAM);
+                    self.is_reset = false;
+                }
             }
-            let [a, b, c, kind, ..] = self.frame;
-            if !is_reset && kind == RST_STREAM {
-                continue;
-            }
-            self.have = 0;
-            if is_reset {
-                refused += u64::from(self.frame[HEADER_BYTES..] == REFUSED_STREAM);
-            } else {
-                self.skip = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+            if let Some((kind, _)) = self.frames.header(&mut bytes) {
+                (self.is_reset, self.code) = (kind == RST_STREAM, 0);
             }
         }
         refused
