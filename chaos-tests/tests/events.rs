@@ -58,9 +58,9 @@ impl Followed {
     }
 }
 
-/// What `rollout events web` lists, from one node.
-async fn told(fleet: &TestFleet, node: usize) -> Result<Vec<String>, String> {
-    let output = fleet.cli_at(node, ["rollout", "events", "web", "-o", "json"]).await;
+/// What a command that lists events does, asked of one node.
+async fn told(fleet: &TestFleet, node: usize, command: &[&str]) -> Result<Vec<String>, String> {
+    let output = fleet.cli_at(node, command.iter().copied().chain(["-o", "json"])).await;
     if output.code != Some(0) {
         return Err(output.to_string());
     }
@@ -69,16 +69,10 @@ async fn told(fleet: &TestFleet, node: usize) -> Result<Vec<String>, String> {
     Ok(items.iter().map(|event| event["message"].as_str().unwrap().to_owned()).collect())
 }
 
-/// Waits until the fleet tells something that begins like this.
-async fn is_told(fleet: &TestFleet, beginning: &str) {
+/// Waits until a node tells something that begins like this.
+async fn is_told(fleet: &TestFleet, node: usize, beginning: &str) {
     eventually(&format!("`{beginning}…` is told"), SOON, async || {
-        let output = fleet.cli(["events", "-o", "json"]).await;
-        if output.code != Some(0) {
-            return Err(output.to_string());
-        }
-        let document = output.json();
-        let messages = document["items"].as_array().unwrap().iter().map(|event| &event["message"]);
-        let messages: Vec<_> = messages.map(|message| message.as_str().unwrap()).collect();
+        let messages = told(fleet, node, &["events"]).await?;
         match messages.iter().any(|message| message.starts_with(beginning)) {
             true => Ok(()),
             false => Err(format!("{messages:#?}")),
@@ -109,12 +103,12 @@ async fn what_happened_is_told_by_every_node_and_goes_on_after_the_death_of_the_
     followed.until("it serves", |message| message.ends_with(" serves")).await;
 
     let name = fleet.node(leader).name().to_owned();
-    is_told(&fleet, &format!("node {name} is down: ")).await;
+    is_told(&fleet, others[0], &format!("node {name} is down: ")).await;
     fleet.node_mut(leader).start().await;
-    is_told(&fleet, &format!("node {name} is up again after ")).await;
+    is_told(&fleet, others[0], &format!("node {name} is up again after ")).await;
     for node in 0..3 {
         eventually(&format!("node {node} tells both rollouts"), SOON, async || {
-            let told = told(&fleet, node).await?;
+            let told = told(&fleet, node, &["rollout", "events", "web"]).await?;
             let has = |what: &str| told.iter().any(|message| message.contains(what));
             let all = ["version 1 accepted", "version 2 accepted", " takes 100 % on "].into_iter().all(has);
             // What the gate saw; nobody came.
