@@ -21,13 +21,13 @@ pub(crate) struct Attention {
 struct Round {
     fleet: Arc<Fleet>,
     reports: BTreeMap<NodeId, Generations>,
-    presence: Presence,
+    liveness: Liveness,
     active: BTreeSet<AppName>,
 }
 
 /// Who counts. It matters to every app.
 #[derive(PartialEq)]
-struct Presence {
+struct Liveness {
     may_blame: bool,
     live: BTreeSet<NodeId>,
     lost: BTreeSet<NodeId>,
@@ -35,18 +35,18 @@ struct Presence {
 
 impl Round {
     fn new(fleet: Arc<Fleet>, observed: &Observed) -> Self {
-        let presence = Presence {
+        let liveness = Liveness {
             may_blame: observed.may_blame(),
             live: observed.live_members(&fleet),
             lost: observed.lost_members(&fleet),
         };
         let reports = observed.reports.iter().map(|(node, seen)| (*node, seen.generations.clone()));
-        Self { fleet, reports: reports.collect(), presence, active: BTreeSet::new() }
+        Self { fleet, reports: reports.collect(), liveness, active: BTreeSet::new() }
     }
 
     /// `None`: all apps.
     fn since(&self, before: &Self) -> Option<BTreeSet<AppName>> {
-        if before.fleet.members != self.fleet.members || before.presence != self.presence {
+        if before.fleet.members != self.fleet.members || before.liveness != self.liveness {
             return None;
         }
         let mut names = self.fleet.apps_changed_since(&before.fleet);
