@@ -164,8 +164,9 @@ fn response(bytes: &[u8]) {
     let others = went.fields.iter().filter(|field| !may_stay(field));
     assert!(others.clone().all(|field| is_ours(&field) || field.0 == b"content-length"), "{shown}");
     assert!(stayed + others.count() == went.fields.len());
-    let mut again = Head::default();
-    assert_eq!(again.parse_response(&out, 2 * MAX), Ok(Some(out.len())), "{shown}");
+    if went.fields.len() <= FIELDS_MAX {
+        assert_eq!(Head::default().parse_response(&out, 2 * MAX), Ok(Some(out.len())), "{shown}");
+    }
 }
 
 /// Read by the letter of RFC 9112 §2-§5: lines that end with CRLF, of which the last is empty.
