@@ -56,6 +56,7 @@ fn every_command() -> Batch {
         Transition::AdvanceDrain { node, phase: DrainPhase::Quiet, why: "confirmed".to_owned() },
         Transition::Scale { app: app.clone(), replicas: 3, short: 1, reason: "busy".to_owned() },
         Transition::Note { app: app.clone(), node, message: "probe `smoke` passes again".to_owned() },
+        Transition::TellPresence { node, presence: Presence::Down, why: "no word for 5s".to_owned() },
     ];
     let apply = ApplyApp { spec: spec(&app, &[8080, 0]), if_version: Some(0), placed: vec![NodeId(1), node] };
     let mut changes = vec![
