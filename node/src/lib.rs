@@ -18,6 +18,7 @@ mod join;
 mod load;
 mod logging;
 mod membership;
+mod memory;
 mod metrics;
 mod node;
 mod peer;

@@ -25,7 +25,7 @@ use crate::{
     agent::{self, Agent, ProbeSettings, Trials},
     announce, balancer,
     config::Config,
-    join, logging, membership,
+    join, logging, membership, memory,
     metrics::{self, Exporter},
     replica::{self, FIRST_NODE, Replica},
     rollout, server,
@@ -59,6 +59,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         http2: config.http2,
         zone: Some(config.zone.clone()),
         name_server: None,
+        give_back: memory::give_back,
     })
     .context("start the traffic workers")?;
     let control = tokio::runtime::Builder::new_multi_thread()

@@ -7,7 +7,10 @@ use flotilla_proxy::{PrepareError, Proxy, ProxyConfig};
 use flotilla_raft_store::GenerationId;
 use flotilla_spec::{AppName, AppSpec};
 
-use crate::agent::translate::{self, Here};
+use crate::{
+    agent::translate::{self, Here},
+    memory,
+};
 
 /// A proxy and what it serves.
 pub struct Standalone {
@@ -36,8 +39,9 @@ pub enum ApplyError {
 impl Standalone {
     /// `certificates`: where those are that have a name.
     pub fn start(config: ProxyConfig, certificates: PathBuf) -> anyhow::Result<Self> {
+        let proxy = Proxy::start(ProxyConfig { give_back: memory::give_back, ..config })?;
         let here = Here { traffic_address: None, certificates };
-        Ok(Self { proxy: Proxy::start(config)?, here, serving: BTreeMap::new(), last: GenerationId(0) })
+        Ok(Self { proxy, here, serving: BTreeMap::new(), last: GenerationId(0) })
     }
 
     /// Serves exactly `apps` from now on. All of them are prepared before the first one shifts, so a

@@ -5,10 +5,6 @@ use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 use flotilla_node::faults::Moment;
 use nix::sys::{prctl::set_pdeathsig, signal::Signal};
 
-/// As in the real program: what a test measures of a process's memory depends on it.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// A label of a spec asks for one of these. No other program knows them.
 fn misbehave(moment: Moment, labels: &BTreeMap<String, String>, stall: &dyn Fn()) {
     match (moment, labels.get("fault").map(String::as_str)) {

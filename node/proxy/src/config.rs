@@ -45,6 +45,8 @@ pub struct ProxyConfig {
     pub zone: Option<String>,
     /// Who is asked for the names of targets, over UDP and TCP. `None`: whom the system asks.
     pub name_server: Option<SocketAddr>,
+    /// Called by each worker twice a second, for an allocator that keeps what is freed until its thread does something.
+    pub give_back: fn(),
 }
 
 /// What one HTTP/2 connection of a client may ask of us (RFC 9113 §6.5.2, §10.5). Of the process and not of an app,
@@ -576,6 +578,7 @@ impl Default for ProxyConfig {
             http2: Http2Limits::default(),
             zone: None,
             name_server: None,
+            give_back: || (),
         }
     }
 }

@@ -170,6 +170,7 @@ impl Proxy {
             heartbeats: (0..workers).map(|_| AtomicU64::new(0)).collect(),
             listener_restarts: AtomicU64::new(0),
             begun: Begun::default(),
+            give_back: config.give_back,
         });
         // Before the first connection, not a moment after it.
         shared.overload.sample();

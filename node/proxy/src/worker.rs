@@ -93,6 +93,7 @@ pub(crate) struct Shared {
     pub(crate) heartbeats: Vec<AtomicU64>,
     pub(crate) listener_restarts: AtomicU64,
     pub(crate) begun: Begun,
+    pub(crate) give_back: fn(),
 }
 
 /// Bounds of a connection before anybody knows whose it is; see [`ProxyConfig`].
@@ -374,6 +375,7 @@ impl Worker {
             endpoints.sweep(now);
             !endpoints.is_empty()
         });
+        (self.shared.give_back)();
     }
 }
 

@@ -30,6 +30,7 @@ fn worker() -> Worker {
         heartbeats: vec![0.into()],
         listener_restarts: 0.into(),
         begun: Begun::default(),
+        give_back: || (),
     };
     Worker::new(0, Arc::new(shared))
 }

@@ -1,11 +1,11 @@
 //! What may be in flight at once, who waits for it, and how often a client may ask.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
     time::Duration,
@@ -351,4 +351,16 @@ async fn what_a_client_may_ask_of_http2_is_a_setting_and_it_is_told() {
     let said = [1, 3, 4, 6].map(|id| settings.get(&id).copied());
     assert_eq!(said, [Some(1_000), Some(7), Some(70_000), Some(9_000)], "{settings:?}");
     assert_eq!(window, 200_000);
+}
+
+#[tokio::test]
+async fn each_worker_lets_memory_go_while_nothing_happens() {
+    static WORKERS: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let _proxy = proxy_with(|config| {
+        config.give_back = || {
+            let name = std::thread::current().name().unwrap_or_default().to_owned();
+            WORKERS.lock().unwrap().insert(name);
+        }
+    });
+    eventually("both workers give back", || WORKERS.lock().unwrap().len() == 2).await;
 }
