@@ -215,6 +215,54 @@ async fn apps_share_a_port_and_one_shifts_goes_back_and_goes_away_without_the_ot
     assert_eq!(answers("d.test").await, all(404, "no such host"));
 }
 
+#[tokio::test]
+async fn a_host_moves_between_two_apps_of_one_apply_and_every_request_is_answered() {
+    let fleet = TestFleet::start(PROGRAM, 3).await;
+    let [a, b] = ["a", "b"].map(origin::Http::start);
+    let app = |name: &str, hosts: &str, origin: &origin::Http| {
+        let listen = format!("{{ port = 8080, protocol = \"http\", hosts = [{hosts}] }}");
+        spec::app(name, &listen, &[origin.address()], "")
+    };
+    let before = app("a", "'a.test', 'x.test'", &a) + &app("b", "'b.test'", &b);
+    let after = app("a", "'a.test'", &a) + &app("b", "'b.test', 'x.test'", &b);
+    fleet.apply(&before).await.exits(0);
+
+    let stop = CancellationToken::new();
+    let mut busy = JoinSet::new();
+    for address in fleet.port(8080) {
+        for (host, whose) in [("a.test", &["a"][..]), ("b.test", &["b"]), ("x.test", &["a", "b"])] {
+            let stop = stop.clone();
+            busy.spawn(async move {
+                let mut asked = 0;
+                while !stop.is_cancelled() {
+                    let (status, body) = get_of(address, host, "/").await.unwrap();
+                    let is_right = status.as_u16() == 200 && whose.contains(&body.trim());
+                    assert!(is_right, "{host} at {address} after {asked}: {status} {body}");
+                    asked += 1;
+                }
+                asked
+            });
+        }
+    }
+    let whose = async |host: &str| {
+        let mut answers = BTreeSet::new();
+        for address in fleet.port(8080) {
+            answers.insert(get_of(address, host, "/").await.unwrap().1.trim().to_owned());
+        }
+        answers.into_iter().collect::<Vec<_>>().join("+")
+    };
+    for (spec, owner) in [(&after, "b"), (&before, "a"), (&after, "b")] {
+        fleet.apply(spec).await.exits(0);
+        assert_eq!(whose("x.test").await, owner);
+    }
+    let exchange = app("a", "'b.test'", &a) + &app("b", "'a.test', 'x.test'", &b);
+    fleet.apply(&exchange).await.exits(1).says("in the same apply: move those in another one");
+    assert_eq!(whose("x.test").await, "b");
+    stop.cancel();
+    let asked: u32 = busy.join_all().await.into_iter().sum();
+    assert!(asked > 100, "{asked} requests");
+}
+
 /// The config of the program that this one replaces: three apps with four ports each, and a target
 /// that does not resolve. One port is 7400, so traffic has addresses of its own.
 #[tokio::test]

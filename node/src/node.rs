@@ -8,7 +8,7 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
-use flotilla_proxy::{Proxy, ProxyConfig};
+use flotilla_proxy::{Proxy, ProxyConfig, config::NamesPolicy};
 use flotilla_raft_store::{Balancer, BalancerKind, ClusterId, Identity, Store};
 use tokio::{
     net::TcpListener,
@@ -60,6 +60,8 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         zone: Some(config.zone.clone()),
         name_server: None,
         give_back: memory::give_back,
+        // The fleet has judged who may claim what, and numbers generations by the log.
+        names: NamesPolicy::NewestGeneration,
     })
     .context("start the traffic workers")?;
     let control = tokio::runtime::Builder::new_multi_thread()

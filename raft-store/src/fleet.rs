@@ -65,7 +65,8 @@ pub struct Fleet {
     pub apps: OrdMap<AppName, Arc<App>>,
     pub generations: OrdMap<(AppName, GenerationId), Arc<Generation>>,
     /// Which apps hold a TCP port of a node. An app keeps a port, and a name there, from the moment a
-    /// generation is placed until the last generation that uses it has left the node.
+    /// generation is placed until the last generation that uses it has left the node; what its wanted generation does not
+    /// ask for another one may have as well by then.
     pub ports: OrdMap<(NodeId, u16), Arc<Holders>>,
     pub assignments: OrdMap<NodeId, OrdMap<(AppName, GenerationId), Arc<Assignment>>>,
     /// Keyed by the generation a rollout leads to: one rollout per generation, and only the one to an

@@ -315,19 +315,31 @@ fn a_superseded_generation_serves_on_where_it_had_begun_and_is_removed_elsewhere
 fn an_app_keeps_a_port_until_its_last_generation_has_left_the_node() {
     let mut story = Story::new();
     let old = story.serves(&[80], &[N1]);
+    story.refuses(apply(2, &[80], &[N1]), "port 80 is taken on node n1 by app `app-1`");
     let new = story.serves(&[81], &[N1]);
-    let taken = "port 80 is taken on node n1 by app `app-1`";
-    story.refuses(apply(2, &[80], &[N1]), taken);
-    let assign = |desired| Transition::Assign { node: N1, app: name(APP), generation: old, desired };
-    let forget = Transition::Forget { node: N1, app: name(APP), generation: old };
-    let early = Change::Coordinate { term: 1, transition: forget.clone() };
+    let assign = |generation, desired| Transition::Assign { node: N1, app: name(APP), generation, desired };
+    let forget = |generation| Transition::Forget { node: N1, app: name(APP), generation };
+    let holders =
+        |story: &Story, port| story.fleet.ports[&(N1, port)].apps.iter().cloned().collect::<Vec<_>>();
+    let early = Change::Coordinate { term: 1, transition: forget(old) };
     story.refuses(early, "stale: the node is still asked for the generation");
-    story.coordinates(assign(Desired::Remove));
-    story.refuses(apply(2, &[80], &[N1]), taken);
-    story.coordinates(forget);
-    assert_eq!(story.state(old).1, GenerationState::Retired);
+    story.coordinates(assign(old, Desired::Remove));
+    assert_eq!(holders(&story, 80), [name(APP)]);
+    // What its wanted generation does not ask for another app may take meanwhile.
     story.applies(2, &[80], &[N1]);
+    assert_eq!(holders(&story, 80), [name(APP), name(2)]);
+    story.coordinates(forget(old));
+    assert_eq!(story.state(old).1, GenerationState::Retired);
+    assert_eq!(holders(&story, 80), [name(2)]);
     assert_eq!(story.asked(N1), format!("{new} serve [81]"));
+    // One that is deleted has nothing to go on with.
+    story.does(Change::DeleteApp { app: name(APP), if_version: None });
+    let taken = "port 81 is taken on node n1 by app `app-1`";
+    story.refuses(apply(3, &[81], &[N1]), taken);
+    story.coordinates(assign(new, Desired::Remove));
+    story.refuses(apply(3, &[81], &[N1]), taken);
+    story.coordinates(forget(new));
+    story.applies(3, &[81], &[N1]);
 }
 
 /// An HTTP app with port 80 for these hosts.
@@ -347,7 +359,7 @@ fn apps_share_a_port_by_the_hosts_that_they_name() {
     let refused = "port 80 on node n1: app `app-2` cannot share it with app `app-1`: ";
     story.refuses(
         one(2, &["b.test", "A.test."]),
-        &format!("{refused}the host `a.test` is its already: take it from there first"),
+        &format!("{refused}the host `a.test` is its already: take it from there first, or in the same apply"),
     );
     story.refuses(
         apply(2, &[80], &[N1]),
@@ -357,17 +369,13 @@ fn apps_share_a_port_by_the_hosts_that_they_name() {
     let both = [shares(2, &["b.test"], &[N1]), shares(3, &["c.test", "b.test"], &[N1])];
     story.refuses(
         change(&both),
-        "port 80 on node n1: app `app-3` cannot share it with app `app-2`: the host `b.test` is its already: take it from there first",
+        "port 80 on node n1: app `app-3` cannot share it with app `app-2`: the host `b.test` is its already: take it from there first, or in the same apply",
     );
     story.does(change(&[shares(2, &["b.test"], &[N1]), shares(3, &[], &[N1])]));
     story.refuses(one(4, &[]), "port 80 is taken on node n1 by app `app-3`");
-    // The next generation of an app is not in its own way, and holds what the one before has until that is gone.
+    // The next generation of an app is not in its own way, and what that does not ask for others may take.
+    story.refuses(one(4, &["*.a.test"]), "port 80 on node n1: app `app-4` cannot share it with app `app-1`: the host `*.a.test` is its already: take it from there first, or in the same apply");
     story.does(one(1, &["a.test"]));
-    story.refuses(one(4, &["*.a.test"]), "port 80 on node n1: app `app-4` cannot share it with app `app-1`: the host `*.a.test` is its already: take it from there first");
-    let old = story.fleet.assignments_of(N1, &name(1)).next().unwrap().0;
-    for node in [N1, N2] {
-        story.coordinates(Transition::Forget { node, app: name(1), generation: old });
-    }
     story.does(one(4, &["*.a.test"]));
     let holders: Vec<String> = story.fleet.ports[&(N1, 80)].apps.iter().map(ToString::to_string).collect();
     assert_eq!(holders, ["app-1", "app-2", "app-3", "app-4"]);
@@ -377,6 +385,136 @@ fn apps_share_a_port_by_the_hosts_that_they_name() {
     story.coordinates(Transition::Forget { node: N1, app: name(2), generation });
     assert_eq!(story.fleet.ports[&(N1, 80)].hosts.get("b.test"), None);
     story.does(one(5, &["b.test"]));
+}
+
+#[test]
+fn a_host_moves_between_two_apps_of_one_change() {
+    let mut story = Story::new();
+    let change = |apps: &[ApplyApp]| Change::ApplyApps { apps: apps.to_vec() };
+    let both = [N1, N2];
+    let host = |story: &Story, node, host: &str| story.fleet.ports[&(node, 80)].hosts[host].to_string();
+    let moving = |story: &Story, node| {
+        let moving = &story.fleet.ports[&(node, 80)].moving;
+        let name = |apps: &std::collections::BTreeSet<AppName>| {
+            apps.iter().map(ToString::to_string).collect::<Vec<_>>().join("+")
+        };
+        moving.iter().map(|(host, apps)| format!("{host} {}", name(apps))).collect::<Vec<_>>().join(", ")
+    };
+    let complete = |story: &mut Story, app, nodes: &[NodeId]| {
+        let generation = story.fleet.apps[&name(app)].wanted;
+        let steps = nodes.iter().map(|node| (*node, Step::Done)).collect();
+        story.coordinates(Transition::Advance { app: name(app), generation, steps, why: String::new() });
+        story.coordinates(Transition::Complete { app: name(app), generation });
+        generation
+    };
+    let forget = |story: &mut Story, app, generation| {
+        for node in both {
+            let (app, desired) = (name(app), Desired::Remove);
+            if story.fleet.assignment(node, &app, generation).unwrap().desired != desired {
+                let app = app.clone();
+                story.coordinates(Transition::Assign { node, app, generation, desired });
+            }
+            story.coordinates(Transition::Forget { node, app, generation });
+        }
+    };
+    story.does(change(&[shares(1, &["a.test", "x.test"], &both), shares(2, &["b.test"], &both)]));
+    let old = complete(&mut story, 1, &both);
+    complete(&mut story, 2, &both);
+
+    // Not as long as it is wanted there, and by one of them alone.
+    let taker = shares(2, &["b.test", "x.test"], &both);
+    let refused = "port 80 on node n1: app `app-2` cannot share it with app `app-1`: the host `x.test` is its already: take it from there first, or in the same apply";
+    story.refuses(change(std::slice::from_ref(&taker)), refused);
+    story.refuses(change(&[shares(1, &["a.test", "x.test", "c.test"], &both), taker.clone()]), refused);
+    let third = shares(3, &["x.test"], &both);
+    story.refuses(
+        change(&[shares(1, &["a.test"], &both), taker.clone(), third.clone()]),
+        "port 80 on node n1: app `app-3` cannot share it with app `app-2`: the host `x.test` is its already: take it from there first, or in the same apply",
+    );
+    story.does(change(&[shares(1, &["a.test"], &both), taker.clone()]));
+    assert_eq!(host(&story, N1, "x.test"), "app-2", "its generation is the newest");
+    assert_eq!(moving(&story, N1), "x.test app-1+app-2");
+    assert_eq!(story.fleet.takers(&name(1)), [(name(2), "x.test".to_owned())].into());
+    assert_eq!(story.fleet.takers(&name(2)), [].into());
+    story.refuses(
+        change(std::slice::from_ref(&third)),
+        "port 80 on node n1: app `app-3` cannot share it with app `app-2`: the host `x.test` is its already: take it from there first, or in the same apply",
+    );
+    // The next one of the taker is not in its own way.
+    story.does(change(std::slice::from_ref(&taker)));
+    story.does(change(&[shares(2, &["b.test", "x.test", "y.test"], &both)]));
+    complete(&mut story, 2, &both);
+    assert_eq!(
+        story.fleet.takers(&name(1)),
+        [(name(2), "x.test".to_owned())].into(),
+        "it serves it until then"
+    );
+
+    // The giver goes back: what it has no more is said, and falls to it again when the other one gives it up.
+    let generation = story.fleet.apps[&name(1)].wanted;
+    story.coordinates(Transition::RollBack { app: name(1), generation, reason: "it fails".into() });
+    let told = story.fleet.events.back().unwrap().message.clone();
+    assert_eq!(
+        told,
+        format!("generation {generation} goes back to {old}: it fails; the host `x.test` is app app-2's now")
+    );
+    story.coordinates(Transition::RolledBack { app: name(1), generation, missing: String::new() });
+    assert_eq!(story.fleet.takers(&name(1)), [].into());
+    story.refuses(change(std::slice::from_ref(&third)), &refused.replace("app-2", "app-3"));
+    story.refuses(
+        change(&[shares(1, &["a.test", "x.test"], &both)]),
+        &refused.replace("app-1", "app-0").replace("app-2", "app-1").replace("app-0", "app-2"),
+    );
+    story.does(change(&[shares(2, &["b.test"], &both)]));
+    let last = complete(&mut story, 2, &both);
+    for before in story
+        .fleet
+        .assignments_of(N1, &name(2))
+        .map(|(generation, _)| generation)
+        .filter(|of| *of != last)
+        .collect::<Vec<_>>()
+    {
+        forget(&mut story, 2, before);
+    }
+    assert_eq!((host(&story, N1, "x.test").as_str(), moving(&story, N1).as_str()), ("app-1", ""));
+}
+
+#[test]
+fn hosts_are_not_exchanged_in_one_change() {
+    let mut story = Story::new();
+    let change = |hosts: [&[&str]; 3]| {
+        let apps = (1..).zip(hosts).map(|(app, hosts)| shares(app, hosts, &[N1]));
+        Change::ApplyApps { apps: apps.collect() }
+    };
+    story.does(change([&["a.test", "x.test"], &["b.test", "y.test"], &["c.test", "z.test"]]));
+    for app in 1..=3 {
+        let generation = story.fleet.apps[&name(app)].wanted;
+        let steps = vec![(N1, Step::Done)];
+        story.coordinates(Transition::Advance { app: name(app), generation, steps, why: String::new() });
+        story.coordinates(Transition::Complete { app: name(app), generation });
+    }
+    let why = |taker, giver, host| {
+        format!(
+            "port 80 on node n1: app `app-{taker}` cannot share it with app `app-{giver}`: it takes the host `{host}` from \
+             there, and hosts go back there in the same apply: move those in another one, before or after"
+        )
+    };
+    story.refuses(
+        change([&["a.test", "y.test"], &["b.test", "x.test"], &["c.test", "z.test"]]),
+        &why(1, 2, "y.test"),
+    );
+    story.refuses(
+        change([&["a.test", "z.test"], &["b.test", "x.test"], &["c.test", "y.test"]]),
+        &why(1, 3, "z.test"),
+    );
+    // In a row they move on.
+    story.does(change([&["a.test"], &["b.test", "x.test"], &["c.test", "z.test", "y.test"]]));
+    assert_eq!(story.fleet.takers(&name(1)), [(name(2), "x.test".to_owned())].into());
+    assert_eq!(story.fleet.takers(&name(2)), [(name(3), "y.test".to_owned())].into());
+    // All that is left may move, and a port of one alone.
+    story.does(change([&[], &["b.test", "x.test"], &["c.test", "z.test", "y.test"]]));
+    story.does(change([&["a.test"], &[], &["c.test", "z.test", "y.test"]]));
+    assert_eq!(story.fleet.takers(&name(1)), [].into(), "it never served the rest");
 }
 
 #[test]

@@ -47,6 +47,19 @@ pub struct ProxyConfig {
     pub name_server: Option<SocketAddr>,
     /// Called by each worker twice a second, for an allocator that keeps what is freed until its thread does something.
     pub give_back: fn(),
+    /// What becomes of a name of a port that the generations of two apps claim.
+    pub names: NamesPolicy,
+}
+
+/// See [`ProxyConfig::names`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NamesPolicy {
+    /// Who has it keeps it until it gives it up, and the other one is not prepared.
+    #[default]
+    FirstHolder,
+    /// Both are prepared, because generations are numbered across all apps, and somebody else has seen to it that no name
+    /// is claimed twice for good: it goes to the newest generation that serves.
+    NewestGeneration,
 }
 
 /// What one HTTP/2 connection of a client may ask of us (RFC 9113 §6.5.2, §10.5). Of the process and not of an app,
@@ -579,6 +592,7 @@ impl Default for ProxyConfig {
             zone: None,
             name_server: None,
             give_back: || (),
+            names: NamesPolicy::default(),
         }
     }
 }

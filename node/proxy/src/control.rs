@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::{
     admission::{Gate, Sources},
-    config::{AppConfig, Limits},
+    config::{AppConfig, Limits, NamesPolicy},
     edge::{Edge, Visitors},
     generation::{Generation, Serving, Split},
     http::guard::{Around, Guards},
@@ -43,7 +43,7 @@ pub(crate) use compile::{Compiler, OfApp, Running, check};
 pub use door::DoorError;
 pub(crate) use door::{DOOR_WORKER, Opened};
 pub use status::{GenerationStatus, Phase, PortState, PortStatus, PrepareError, UnknownGeneration};
-use tenancy::{Lease, Port, Stage};
+use tenancy::{Leading, Lease, Port, Rank, Stage};
 
 pub(crate) type PortKey = (IpAddr, u16);
 
@@ -167,14 +167,19 @@ impl App {
     }
 
     /// What those claim of it that shall have it.
-    fn claims(&self, key: PortKey) -> Claims {
-        let serving = self.generations.values().filter(|entry| entry.phase == Phase::Serving);
-        let mut all = Claims { names: BTreeSet::new(), takes_all_alone: true };
-        for claims in serving.filter_map(|entry| claims(&entry.generation, key)) {
-            all.names.extend(claims.names.iter().cloned());
-            all.takes_all_alone &= claims.takes_all_alone;
+    fn claims(&self, key: PortKey) -> Leading {
+        let serving = self.generations.iter().filter(|(_, entry)| entry.phase == Phase::Serving);
+        let serving = serving.filter_map(|(number, entry)| Some((*number, claims(&entry.generation, key)?)));
+        let all = || serving.clone().map(|(_, claims)| claims);
+        let mut leading = Leading { names: BTreeMap::new(), takes_all_alone: true };
+        for (generation, claims) in serving.clone() {
+            leading.takes_all_alone &= claims.takes_all_alone;
+            for name in &claims.names {
+                let is_whole = all().all(|claims| claims.names.contains(name));
+                leading.names.insert(name.clone(), Rank { is_whole, generation });
+            }
         }
-        all
+        leading
     }
 
     /// Those of the latest generation go on where the bounds are the same.
@@ -254,7 +259,7 @@ impl State {
         }
         let is_alive = known.is_some_and(|entry| !entry.running.is_empty() && entry.holds_ports());
         let is_leaving = known.is_some_and(|entry| !entry.running.is_empty() && entry.is_leaving());
-        self.check_owners(compiled)?;
+        self.check_owners(compiled, compiler.names)?;
         self.touched.insert(Arc::clone(&config.app));
         self.bind(compiled, compiler.workers)?;
         if is_alive {
@@ -365,13 +370,16 @@ impl State {
     /// The shift itself: one store per port.
     fn shift(&mut self, app: &str, key: PortKey) -> Option<Effect> {
         let record = self.apps.get(app)?;
-        let (serving, claims) = (record.wanted(key)?, record.claims(key));
+        let (serving, leading) = (record.wanted(key)?, record.claims(key));
         let app = Arc::clone(&serving.generation.config.app);
         let port = self.ports.get_mut(&key)?;
         let options =
             tenancy::at(&serving.generation, key).map(|config| config.socket.clone()).unwrap_or_default();
         port.set_options(&options);
-        self.touched.extend(port.lead(serving, &claims));
+        let apps = &self.apps;
+        let lets_go =
+            |other: &str, claim: &Claim| apps.get(other).is_some_and(|other| other.lets_go(key, claim));
+        self.touched.extend(port.lead(serving, leading, lets_go));
         note_closing(&mut self.closing, key, port);
         metrics::listener(&app, key.1, true, false);
         if port.stage != Stage::Bound {
@@ -653,7 +661,7 @@ impl State {
         self.ports.get(&key).map(|port| port.slot.id)
     }
 
-    fn check_owners(&self, compiled: &Compiled) -> Result<(), PrepareError> {
+    fn check_owners(&self, compiled: &Compiled, names: NamesPolicy) -> Result<(), PrepareError> {
         let Compiled { config, claims, .. } = compiled;
         for ((key, wanted), claims) in keys(config).zip(&config.ports).zip(&**claims) {
             let Some(port) = self.ports.get(&key) else { continue };
@@ -662,8 +670,11 @@ impl State {
                 let holding = entries.filter(|entry| entry.holds_ports());
                 holding.filter_map(|entry| tenancy::at(&entry.generation, key)).collect()
             };
-            let lets_go = |other: &str, claim: &Claim| {
-                self.apps.get(other).is_some_and(|other| other.lets_go(key, claim))
+            let lets_go = |other: &str, claim: &Claim| match names {
+                NamesPolicy::FirstHolder => {
+                    self.apps.get(other).is_some_and(|other| other.lets_go(key, claim))
+                }
+                NamesPolicy::NewestGeneration => true,
             };
             if let Some(why) = port.refuses(&config.app, wanted, claims, others, lets_go) {
                 return Err(PrepareError::Taken(why));

@@ -22,7 +22,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     Layers,
     admission::Admission,
-    config::{AppConfig, Protocol, ProxyConfig},
+    config::{AppConfig, NamesPolicy, Protocol, ProxyConfig},
     control::{
         self, Compiled, Compiler, DOOR_WORKER, DoorError, Drift, Effect, GenerationStatus, Opened,
         PrepareError, Running, Shares, State, UnknownGeneration,
@@ -118,6 +118,7 @@ struct Inner {
     shared: Arc<Shared>,
     signers: Signers,
     zone: Option<String>,
+    names: NamesPolicy,
     /// `None`: the one of the system.
     resolver: Option<Arc<Resolver>>,
     horizon: Duration,
@@ -189,6 +190,7 @@ impl Proxy {
         let inner = Arc::new(Inner {
             shared,
             zone: config.zone,
+            names: config.names,
             resolver,
             signers,
             horizon: config.close_horizon.unwrap_or_else(kernel_horizon),
@@ -484,6 +486,7 @@ impl Inner {
             workers: self.commands.len(),
             strategies: &self.shared.strategies,
             signers: &self.signers,
+            names: self.names,
             zone: self.zone.as_deref(),
             resolver: self.resolver.as_ref(),
             tasks: &self.tasks,

@@ -169,12 +169,15 @@ impl Fleet {
             return Err(Rejection::TooManyApps { max: APPS_MAX });
         }
         let mut claims = Claims::default();
-        for proposal in proposals.iter().filter(|proposal| !self.is_wanted(proposal)) {
+        let changes = || proposals.iter().filter(|proposal| !self.is_wanted(proposal));
+        changes().for_each(|proposal| claims.change(&proposal.spec, &proposal.placed));
+        for proposal in changes() {
             self.check_stageable(at, proposal)?;
             for node in &proposal.placed {
                 self.claim_fixed_ports(&mut claims, *node, &proposal.spec)?;
             }
         }
+        self.check_moves(&claims)?;
         let mut judged = Vec::with_capacity(proposals.len());
         for proposal in proposals {
             let ports = if self.is_wanted(&proposal) {

@@ -257,14 +257,14 @@ impl Fleet {
         let Ok(spec) = self.generation(app, generation).map(|generation| Arc::clone(&generation.spec)) else {
             return Ok(());
         };
-        self.hold_ports(node, &spec, &ports);
         if let Some(of_node) = self.assignments.get_mut(&node)
             && let Some(assignment) = of_node.get_mut(&(app.clone(), generation))
         {
             let assignment = Arc::make_mut(assignment);
-            assignment.ports = ports;
+            assignment.ports.clone_from(&ports);
             assignment.index = at.index;
         }
+        self.hold_ports(node, &spec, &ports);
         self.free_ports(node, &spec, &before);
         Ok(())
     }
@@ -278,12 +278,13 @@ impl Fleet {
         desired: Desired,
         ports: Vec<u16>,
     ) {
+        let assignment =
+            Assignment { desired, percent: 100, ports: ports.clone(), index: at.index, since: at.time };
+        self.assignments.entry(node).or_default().insert((app.clone(), generation), Arc::new(assignment));
         if let Ok(record) = self.generation(app, generation) {
             let spec = Arc::clone(&record.spec);
             self.hold_ports(node, &spec, &ports);
         }
-        let assignment = Assignment { desired, percent: 100, ports, index: at.index, since: at.time };
-        self.assignments.entry(node).or_default().insert((app.clone(), generation), Arc::new(assignment));
     }
 
     /// Up to `desired`, never down.

@@ -290,7 +290,11 @@ impl Fleet {
                     }
                 }
                 self.set_rollout_state(app, generation, RolloutState::RollingBack);
-                let what = format!("generation {generation} goes back to {from}: {reason}");
+                let lost: Vec<_> = self.lost_hosts(app).into_iter().collect();
+                let lost =
+                    lost.iter().map(|(host, owner)| format!("; the host `{host}` is app {owner}'s now"));
+                let lost: String = lost.collect();
+                let what = format!("generation {generation} goes back to {from}: {reason}{lost}");
                 self.record(at, Some(app), None, what);
             }
             // What a superseded rollout may have left serving somewhere is better than nothing.

@@ -17,7 +17,7 @@ use super::{PrepareError, keys};
 use crate::{
     Layers,
     admission::Gate,
-    config::{AccessConfig, AppConfig, PoolConfig, Protocol, ProxyProtocol, UpstreamProtocol},
+    config::{AccessConfig, AppConfig, NamesPolicy, PoolConfig, Protocol, ProxyProtocol, UpstreamProtocol},
     edge::{Edge, Visitors},
     generation::{Generation, Pins, Pool},
     http::{
@@ -45,6 +45,7 @@ pub(crate) struct Compiler<'a> {
     pub(crate) workers: usize,
     pub(crate) strategies: &'a Strategies,
     pub(crate) signers: &'a Signers,
+    pub(crate) names: NamesPolicy,
     /// Where this proxy stands.
     pub(crate) zone: Option<&'a str>,
     /// `None`: the one of the system.

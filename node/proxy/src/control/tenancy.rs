@@ -51,9 +51,27 @@ pub(super) struct Tenancy {
     pub(super) stage: Lease,
     /// In [`Port::held`], for the generations that keep the port.
     holds: BTreeSet<Claim>,
-    /// In the table of the port, for what serves.
+    /// For what serves.
+    claims: BTreeMap<Claim, Rank>,
+    /// Of those: in the table of the port.
     leads: BTreeSet<Claim>,
     takes_all_alone: bool,
+}
+
+/// What the generations claim that serve a port for an app.
+pub(super) struct Leading {
+    pub(super) names: BTreeMap<Claim, Rank>,
+    /// See [`Claims::takes_all_alone`].
+    pub(super) takes_all_alone: bool,
+}
+
+/// Which of several apps has a name: the higher one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Rank {
+    /// All that share the clients of the app claim it, so that all of them are answered.
+    pub(super) is_whole: bool,
+    /// The newest that does.
+    pub(super) generation: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -83,6 +101,7 @@ impl Tenancy {
             tenant: Arc::new(Tenant::new(app)),
             stage: Lease::Waiting,
             holds: BTreeSet::new(),
+            claims: BTreeMap::new(),
             leads: BTreeSet::new(),
             takes_all_alone: false,
         }
@@ -188,23 +207,65 @@ impl Port {
         }
     }
 
-    /// Names that others serve until now, and let go.
-    fn take_over(&mut self, app: &Arc<str>, claims: &Claims) {
+    /// The names that an app has there, of those that it claims: taken from others that serve them until now.
+    fn take_over(
+        &mut self,
+        app: &Arc<str>,
+        claims: &BTreeMap<Claim, Rank>,
+        lets_go: impl Fn(&str, &Claim) -> bool,
+    ) -> BTreeSet<Claim> {
+        let mut names: BTreeSet<Claim> = claims.keys().cloned().collect();
         if self.held_next.is_empty() {
-            return;
+            return names;
         }
-        for claim in &claims.names {
+        names.retain(|claim| {
+            let own = claims[claim];
             let others: Vec<_> = self.holders(claim).filter(|other| *other != app).cloned().collect();
+            let keeps = |other: &Arc<str>| {
+                let tenancy = self.tenancies.get(other).filter(|other| other.stage == Lease::Serving);
+                let rank = tenancy.and_then(|other| other.claims.get(claim));
+                rank.is_some_and(|rank| own < *rank && !(own.is_whole && lets_go(other, claim)))
+            };
+            if others.iter().any(keeps) {
+                return false;
+            }
             for other in others {
                 if let Some(tenancy) = self.tenancies.get_mut(&other) {
                     tenancy.leads.remove(claim);
                 }
             }
+            true
+        });
+        names
+    }
+
+    /// Gives names that an app had to who serves them as well, if anybody does.
+    fn pass_on(&mut self, app: &Arc<str>, names: &BTreeSet<Claim>) {
+        for claim in names {
+            let serving = self.holders(claim).filter_map(|other| {
+                let tenancy = self.tenancies.get(other).filter(|_| other != app)?;
+                let rank = tenancy.claims.get(claim).filter(|_| tenancy.stage.leads())?;
+                Some((*rank, Arc::clone(other)))
+            });
+            match serving.max() {
+                Some((_, heir)) => {
+                    let Some(tenancy) = self.tenancies.get_mut(&heir) else { continue };
+                    tenancy.leads.insert(claim.clone());
+                    let tenant = Arc::clone(&tenancy.tenant);
+                    self.list_name(claim, &tenant);
+                }
+                None => self.unlist_name(claim),
+            }
         }
     }
 
     /// The shift itself: one store. The apps that have to make room for it, which nobody wants there any more.
-    pub(super) fn lead(&mut self, serving: Serving, claims: &Claims) -> Vec<Arc<str>> {
+    pub(super) fn lead(
+        &mut self,
+        serving: Serving,
+        leading: Leading,
+        lets_go: impl Fn(&str, &Claim) -> bool,
+    ) -> Vec<Arc<str>> {
         let config = &serving.generation.config;
         let app = Arc::clone(&config.app);
         let mut evicted = Vec::new();
@@ -223,7 +284,7 @@ impl Port {
                 .filter(|(name, tenancy)| **name != app && matches!(tenancy.stage, Lease::Closing { .. }));
             for (name, other) in closing {
                 // What nobody wants yet stays its own.
-                other.leads.retain(|claim| !claims.names.contains(claim));
+                other.leads.retain(|claim| !leading.names.contains_key(claim));
                 if other.leads.is_empty() || differs(other) {
                     evicted.push(Arc::clone(name));
                 }
@@ -232,29 +293,25 @@ impl Port {
         for other in &evicted {
             self.unlist(other);
         }
-        self.take_over(&app, claims);
+        let names = self.take_over(&app, &leading.names, lets_go);
         let Some(tenancy) = self.tenancies.get_mut(&app) else { return evicted };
         let tenant = Arc::clone(&tenancy.tenant);
         tenant.serving.store(Some(Arc::new(serving)));
         let is_listed = tenancy.stage.leads()
-            && tenancy.leads == claims.names
-            && tenancy.takes_all_alone == claims.takes_all_alone;
+            && tenancy.leads == names
+            && tenancy.takes_all_alone == leading.takes_all_alone;
         self.closing -= usize::from(matches!(tenancy.stage, Lease::Closing { .. }));
         self.leading += usize::from(!tenancy.stage.leads());
         tenancy.stage = Lease::Serving;
+        tenancy.claims = leading.names;
         if is_listed && evicted.is_empty() {
             return evicted;
         }
-        let before = std::mem::replace(&mut tenancy.leads, claims.names.clone());
-        tenancy.takes_all_alone = claims.takes_all_alone;
-        for gone in before.difference(&claims.names) {
-            self.unlist_name(gone);
-        }
-        for claim in &claims.names {
-            match claim {
-                Claim::Any => self.any = Some(Arc::clone(&tenant)),
-                Claim::Exact(_) | Claim::Suffix(_) | Claim::Prefix(_) => self.names.put(claim, &tenant),
-            }
+        let before = std::mem::replace(&mut tenancy.leads, names.clone());
+        tenancy.takes_all_alone = leading.takes_all_alone;
+        self.pass_on(&app, &before.difference(&names).cloned().collect());
+        for claim in &names {
+            self.list_name(claim, &tenant);
         }
         self.publish();
         evicted
@@ -347,14 +404,19 @@ impl Port {
     fn unlist(&mut self, app: &Arc<str>) {
         let Some(tenancy) = self.tenancies.remove(app) else { return };
         tenancy.tenant.is_gone.store(true, Relaxed);
-        for claim in &tenancy.leads {
-            self.unlist_name(claim);
-        }
+        self.pass_on(app, &tenancy.leads);
         for claim in &tenancy.holds {
             self.let_go(app, claim);
         }
         self.leading -= usize::from(tenancy.stage.leads());
         self.closing -= usize::from(matches!(tenancy.stage, Lease::Closing { .. }));
+    }
+
+    fn list_name(&mut self, claim: &Claim, tenant: &Arc<Tenant>) {
+        match claim {
+            Claim::Any => self.any = Some(Arc::clone(tenant)),
+            Claim::Exact(_) | Claim::Suffix(_) | Claim::Prefix(_) => self.names.put(claim, tenant),
+        }
     }
 
     fn unlist_name(&mut self, claim: &Claim) {

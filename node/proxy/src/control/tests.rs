@@ -74,6 +74,7 @@ fn compiler<'a>(
         workers: 1,
         strategies,
         signers,
+        names: crate::config::NamesPolicy::default(),
         zone: None,
         resolver: None,
         keep_warm: Arc::new(|_: Weak<Running>| ()),

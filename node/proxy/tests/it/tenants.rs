@@ -12,7 +12,7 @@ use std::{
 use flotilla_proxy::{
     AppConfig, PortState, PrepareError, Proxy,
     config::{
-        AccessConfig,
+        AccessConfig, NamesPolicy,
         Protocol::{self, Http, Tcp},
         ProxyProtocol, RouteConfig, TlsConfig,
     },
@@ -281,6 +281,47 @@ async fn a_host_moves_from_one_app_to_another_without_a_request_between_them() {
     proxy.remove("a", 21, None).unwrap();
     eventually("it is gone", || !has(&proxy, "a")).await;
     serve(&proxy, &of("c", 1, &["x.test"], &b)).await;
+}
+
+#[tokio::test]
+async fn a_name_of_two_apps_goes_to_the_newest_generation_that_serves() {
+    let (a, b) = (Origin::http("a").await, Origin::http("b").await);
+    let proxy = proxy_with(|config| config.names = NamesPolicy::NewestGeneration);
+    let listen = free();
+    let of = |name: &str, generation: u64, hosts: &[&str], origin: &Origin| AppConfig {
+        generation,
+        ..tenant(name, Http, listen, hosts, origin.address)
+    };
+    let whose = async || match ask_once(listen, "x.test").await {
+        (200, whose) => whose,
+        (status, body) => panic!("{status} {body}"),
+    };
+    // In whatever order they come.
+    serve(&proxy, &of("b", 3, &["b.test", "x.test"], &b)).await;
+    serve(&proxy, &of("a", 1, &["a.test", "x.test"], &a)).await;
+    assert_eq!(whose().await, "b");
+    // One that goes back gives it back.
+    serve(&proxy, &of("b", 2, &["b.test"], &b)).await;
+    assert_eq!(whose().await, "a");
+    // Of those that share the clients all must have it.
+    proxy.share("b", 3, 50, 2).unwrap();
+    assert_eq!(whose().await, "a");
+    proxy.serve("b", 3).unwrap();
+    assert_eq!(whose().await, "b");
+    // And so does one that gives it up, or takes it up again with an older generation.
+    serve(&proxy, &of("a", 4, &["a.test"], &a)).await;
+    assert_eq!(whose().await, "b");
+    proxy.serve("a", 1).unwrap();
+    assert_eq!(whose().await, "b");
+    proxy.share("a", 4, 50, 1).unwrap();
+    assert_eq!(whose().await, "b");
+    proxy.serve("a", 1).unwrap();
+    for generation in [2, 3] {
+        proxy.remove("b", generation, None).unwrap();
+    }
+    eventually("it is gone", || !has(&proxy, "b")).await;
+    assert_eq!(whose().await, "a");
+    assert_eq!(ask_once(listen, "b.test").await.0, 404);
 }
 
 #[tokio::test]

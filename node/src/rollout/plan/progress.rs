@@ -1,11 +1,15 @@
 //! One rollout: from node to node, or back.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use flotilla_raft_store::{
-    Cause, Desired, Generation, GenerationId, NodeId, Promotion, Rollout, Step, Timestamp, Transition,
+    Cause, Desired, Generation, GenerationId, NodeId, Promotion, Rollout, RolloutState, Step, Timestamp,
+    Transition,
 };
-use flotilla_spec::RolloutStrategy;
+use flotilla_spec::{AppName, RolloutStrategy};
 
 use super::{
     Asked, Budget, Plan, Presence, View, Why,
@@ -76,6 +80,9 @@ pub(super) fn progress(
     if !failures.is_empty() {
         return forward.fail(failures, plan);
     }
+    if let Some(why) = forward.nobody_takes() {
+        return forward.turn_back(why, plan);
+    }
     forward.go_on(&passed, &mut moves, &mut waits);
     forward.shift(&may_shift, budget, &mut moves, &mut waits);
     forward.note_ready(&may_shift, &mut moves, &mut waits);
@@ -88,7 +95,7 @@ pub(super) fn progress(
         plan.commands.push(Transition::Complete { app: view.name.clone(), generation });
     } else if rollout.steps.is_empty() {
         return forward.turn_back("every node has left the rollout".to_owned(), plan);
-    } else if !waits.iter().any(|(_, why)| *why == Why::Promotion) && forward.is_overdue() {
+    } else if !waits.iter().any(|(_, why)| why.is_of_others()) && forward.is_overdue() {
         let waits: Vec<String> = waits
             .into_iter()
             .map(|(node, why)| view.waiting(generation, node, why).display(view.fleet).to_string())
@@ -184,6 +191,47 @@ impl Forward<'_> {
         let deadline = humantime::format_duration(deadline);
         let detail = if detail.is_empty() { "it says nothing of the generation" } else { detail };
         overdue.then(|| Next::Fail(format!("{what} after {deadline}: {detail}")))
+    }
+
+    fn has_begun(&self) -> bool {
+        self.rollout.steps.values().any(|step| step.share().is_some())
+    }
+
+    /// Until the new generation takes its first share somebody else must serve the hosts that it gives up, everywhere.
+    fn host_moves(&self) -> Option<Why> {
+        let fleet = self.view.fleet;
+        let takers = if self.has_begun() { BTreeMap::new() } else { fleet.takers(self.view.name) };
+        let rolls = |(taker, _): &(AppName, String)| {
+            let newest = fleet.newest_rollout(taker);
+            newest.is_some_and(|(_, rollout)| match rollout.state {
+                RolloutState::Progressing | RolloutState::Paused | RolloutState::RollingBack => true,
+                RolloutState::RolledBack
+                | RolloutState::Completed
+                | RolloutState::Failed
+                | RolloutState::Superseded => false,
+            })
+        };
+        takers.into_iter().find(rolls).map(|(to, host)| Why::HostMoves { host, to })
+    }
+
+    /// Where the app that was to take a host over goes back, this one keeps it.
+    fn nobody_takes(&self) -> Option<String> {
+        let fleet = self.view.fleet;
+        let takers = if self.has_begun() { BTreeMap::new() } else { fleet.takers(self.view.name) };
+        let went_back = |(taker, _): &(AppName, String)| {
+            let newest = fleet.newest_rollout(taker);
+            newest.is_some_and(|(generation, rollout)| match rollout.state {
+                RolloutState::RollingBack | RolloutState::RolledBack | RolloutState::Failed => {
+                    generation >= self.generation
+                }
+                RolloutState::Progressing
+                | RolloutState::Paused
+                | RolloutState::Completed
+                | RolloutState::Superseded => false,
+            })
+        };
+        let (taker, host) = takers.into_iter().find(went_back)?;
+        Some(format!("app `{taker}`, which was to take the host `{host}`, went back"))
     }
 
     /// Whether steps are baked and judged at all.
@@ -318,7 +366,7 @@ impl Forward<'_> {
             |node: &NodeId| self.view.fleet.members.get(node).map(|member| (&member.region, &member.zone));
         may_shift.sort_by_key(|node| (self.view.serves(*node), zone(node), *node));
         let steps = &self.rollout.steps;
-        let begun = steps.values().any(|step| step.share().is_some());
+        let begun = self.has_begun();
         let is_down = |node: &NodeId| matches!(self.view.presence(*node), Presence::Down);
         let can_shift: BTreeSet<NodeId> = may_shift.iter().copied().collect();
         let ready = |(node, step): (&NodeId, &Step)| {
@@ -326,6 +374,8 @@ impl Forward<'_> {
         };
         let why = if !begun && !steps.iter().all(ready) {
             Some(Why::OthersNotReady)
+        } else if let Some(why) = self.host_moves() {
+            Some(why)
         } else if !begun && !budget.take() {
             Some(Why::Budget)
         } else {

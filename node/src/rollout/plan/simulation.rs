@@ -368,15 +368,31 @@ impl World {
         panic!("no rest: {}", self.unrest().unwrap());
     }
 
+    /// What does waits for ever, and so does who waits for it.
+    fn waits_for_a_user(&self, name: &AppName) -> bool {
+        let fleet = &self.log.fleet;
+        let (generation, rollout) = fleet.newest_rollout(name).unwrap();
+        let policy = &fleet.generations[&(name.clone(), generation)].spec.rollout;
+        let asks = !policy.auto_promote && rollout.promotion == Promotion::AsSpecified;
+        let stands = match rollout.state {
+            RolloutState::Progressing => asks,
+            RolloutState::Paused => true,
+            RolloutState::RollingBack
+            | RolloutState::RolledBack
+            | RolloutState::Completed
+            | RolloutState::Failed
+            | RolloutState::Superseded => false,
+        };
+        let begun = rollout.steps.values().any(|step| step.share().is_some());
+        stands || (!begun && fleet.takers(name).keys().any(|taker| self.waits_for_a_user(taker)))
+    }
+
     /// What is not yet as it should be in the end.
     fn unrest(&self) -> Option<String> {
         let fleet = &self.log.fleet;
         for (name, app) in &fleet.apps {
             let (generation, rollout) = fleet.newest_rollout(name).unwrap();
-            // What waits for a user waits for ever.
-            let policy = &fleet.generations[&(name.clone(), generation)].spec.rollout;
-            let asks = !policy.auto_promote && rollout.promotion == Promotion::AsSpecified;
-            if asks && rollout.state == RolloutState::Progressing {
+            if rollout.state == RolloutState::Progressing && self.waits_for_a_user(name) {
                 continue;
             }
             let stands = rollout.state.is_finished() || rollout.state == RolloutState::Paused;

@@ -4,7 +4,8 @@
 //! ```text
 //! nodes N..                 these are members and report; the first one leads
 //! join N..                  further ones, later
-//! apply APP listen=P.. ..   settings of [app.rollout] and [app.placement] as key=value
+//! apply APP listen=P.. ..   settings of [app.rollout] and [app.placement] as key=value; hosts=H,.. of an HTTP port;
+//!                           APP .. & APP .. are one change
 //! rollback APP | delete APP
 //! obey [N..]                these nodes, or all that are up, do what they are asked and report it
 //! report N APP/new READINESS [pins=N] [digest=other] [: detail]
@@ -83,7 +84,11 @@ impl Story {
                 self.log.take_control(NodeId(1));
             }
             ["join", names @ ..] => self.join(names),
-            ["apply", app, settings @ ..] => self.apply(app, settings, out),
+            ["apply", apps @ ..] => {
+                let apps = apps.split(|word| *word == "&").map(|app| self.applied(app[0], &app[1..]));
+                let apps = apps.collect();
+                self.change(Change::ApplyApps { apps }, out);
+            }
             ["rollback", name] => {
                 let placed = self.log.fleet.members.keys().copied().collect();
                 let change = Change::Rollback { app: app(name), to: None, if_version: None, placed };
@@ -189,8 +194,8 @@ impl Story {
         }
     }
 
-    fn apply(&mut self, name: &str, settings: &[&str], out: &mut String) {
-        let mut listen = "";
+    fn applied(&self, name: &str, settings: &[&str]) -> ApplyApp {
+        let mut listen = String::new();
         let (mut rollout, mut placement) = (Vec::new(), Vec::new());
         for setting in settings {
             let (key, value) = setting.split_once('=').unwrap();
@@ -202,19 +207,28 @@ impl Story {
                 value.into()
             };
             match key {
-                "listen" => listen = value,
+                "listen" => listen = value.to_owned(),
+                "hosts" => {
+                    let hosts: Vec<&str> = value.split(',').collect();
+                    listen = format!(r#"{{"port":{listen},"protocol":"http","hosts":{hosts:?}}}"#);
+                }
                 "replicas" => placement.push(format!("{key:?}:{quoted}")),
                 _ => rollout.push(format!("{key:?}:{quoted}")),
             }
         }
         let (rollout, placement) = (rollout.join(","), placement.join(","));
-        let spec = spec(name, listen, &format!(r#","rollout":{{{rollout}}},"placement":{{{placement}}}"#));
+        let spec = spec(name, &listen, &format!(r#","rollout":{{{rollout}}},"placement":{{{placement}}}"#));
         let fleet = &self.log.fleet;
         let on = |node: &NodeId| fleet.assignments_of(*node, &spec.name).next().is_some();
         let current = fleet.members.keys().copied().filter(on).collect();
         let live = self.nodes.iter().filter(|(_, node)| node.up).map(|(id, _)| *id).collect();
         let placed = placement::place(fleet, &spec, &current, &live);
-        self.change(Change::ApplyApps { apps: vec![ApplyApp { spec, if_version: None, placed }] }, out);
+        ApplyApp { spec, if_version: None, placed }
+    }
+
+    /// Where there are several it is said whose something is.
+    fn of(&self, app: &AppName) -> String {
+        if self.log.fleet.apps.len() > 1 { format!("{app}: ") } else { String::new() }
     }
 
     fn change(&mut self, change: Change, out: &mut String) {
@@ -223,7 +237,9 @@ impl Story {
                 for changed in apps {
                     let (outcome, version) =
                         (format!("{:?}", changed.outcome).to_lowercase(), changed.version);
-                    writeln!(out, "{outcome}: version {version}, generation {}", changed.generation).unwrap();
+                    let of = self.of(&changed.app);
+                    writeln!(out, "{of}{outcome}: version {version}, generation {}", changed.generation)
+                        .unwrap();
                 }
             }
             Ok(Reply::Done | Reply::Member { .. }) => {}
@@ -369,7 +385,8 @@ impl Story {
             let made = plan(&self.log.fleet, &observed, self.log.now);
             assert_eq!(made, plan(&self.log.fleet, &observed, self.log.now), "the same input, another plan");
             for command in &made.commands {
-                writeln!(out, "{}{}", if lost { "lost: " } else { "" }, self.tell(command)).unwrap();
+                let of = app_of(command).map_or(String::new(), |app| self.of(app));
+                writeln!(out, "{}{of}{}", if lost { "lost: " } else { "" }, self.tell(command)).unwrap();
             }
             if lost {
                 return;
@@ -379,7 +396,8 @@ impl Story {
                     writeln!(out, "{} drains: {}", self.log.fleet.node_name(*node), why.join("; ")).unwrap();
                 }
                 for waiting in &made.waiting {
-                    writeln!(out, "waiting: {}", waiting.display(&self.log.fleet)).unwrap();
+                    let of = self.of(waiting.app());
+                    writeln!(out, "{of}waiting: {}", waiting.display(&self.log.fleet)).unwrap();
                 }
                 return;
             }
@@ -456,6 +474,23 @@ impl Story {
                 writeln!(out, "{}: {}", fleet.node_name(*node), asked.join(", ")).unwrap();
             }
         }
+    }
+}
+
+fn app_of(command: &Transition) -> Option<&AppName> {
+    match command {
+        Transition::Advance { app, .. }
+        | Transition::Complete { app, .. }
+        | Transition::RollBack { app, .. }
+        | Transition::RolledBack { app, .. }
+        | Transition::Pause { app, .. }
+        | Transition::Assign { app, .. }
+        | Transition::Forget { app, .. }
+        | Transition::Place { app, .. }
+        | Transition::Note { app, .. }
+        | Transition::ChoosePorts { app, .. }
+        | Transition::Scale { app, .. } => Some(app),
+        Transition::AdvanceDrain { .. } | Transition::TellPresence { .. } => None,
     }
 }
 

@@ -39,6 +39,11 @@ pub(crate) enum Why {
     Promotion,
     /// As many apps as may shift at a time do.
     Budget,
+    /// Another app takes a host over, which would be nobody's until then.
+    HostMoves {
+        host: String,
+        to: AppName,
+    },
     /// The bake is over, and there were too few requests to judge by.
     Gate {
         sampled: u64,
@@ -80,6 +85,13 @@ pub(crate) enum Why {
     NoRoom {
         why: String,
     },
+}
+
+impl Why {
+    /// For a user or another app: that lasts as long as it lasts.
+    pub(super) fn is_of_others(&self) -> bool {
+        matches!(self, Self::Promotion | Self::HostMoves { .. })
+    }
 }
 
 impl Waiting {
@@ -134,6 +146,9 @@ impl fmt::Display for Text<'_> {
                 write!(f, "generation {generation} waits to be promoted: `flotilla rollout promote`")
             }
             Why::Budget => write!(f, "generation {generation} ready, waiting until fewer apps shift"),
+            Why::HostMoves { host, to } => {
+                write!(f, "generation {generation} ready, waiting until app `{to}` serves the host `{host}`")
+            }
             Why::Gate { sampled, of, left } => {
                 let left = seconds(*left);
                 write!(f, "gate: {sampled} of {of} requests sampled, for {left} s more at most")
