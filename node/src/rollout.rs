@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use flotilla_raft_store::{Change, Fleet, Presence, Transition};
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
-use tokio::time::Instant;
+use tokio::{task::JoinHandle, time::Instant};
 use tracing::{debug, info, warn};
 
 use crate::{
@@ -36,8 +36,9 @@ const COMMANDS_MAX: usize = 512;
 /// Commands that only tidy up wait this long for others like them: entries that nobody waits for would
 /// stand in the way of those that somebody does.
 const TIDY_AFTER: Duration = Duration::from_millis(100);
-/// Between two looks at all apps. Nothing should be found by them; it is for what nobody thought of.
-const LOOK_AT_ALL_EVERY: Duration = Duration::from_secs(1);
+/// In so many ticks all apps are looked at, a part in each: of ten thousand at once would keep those waiting of which
+/// something has changed. Nothing should be found by them; it is for what nobody thought of.
+const WALK_TICKS: usize = 10;
 /// Between two looks at the load of apps that scale by themselves.
 const SAMPLE_EVERY: Duration = Duration::from_secs(1);
 /// Between two looks at whether apps should move: a move takes a second or two.
@@ -95,14 +96,16 @@ struct Leading {
     since: Instant,
     /// When it was last looked whether apps should move.
     balanced: Instant,
+    /// Looks now, on a thread of its own: at ten thousand apps that takes a while, and nobody waits for it.
+    balancing: Option<JoinHandle<Vec<Transition>>>,
     sampled: Instant,
     demands: autoscale::Demands,
     windows: Windows,
     attention: Attention,
     /// Since when there is something to tidy up.
     untidy: Option<Instant>,
-    /// When all apps were looked at.
-    looked_at_all: Instant,
+    /// When a part of all apps was looked at.
+    walked: Instant,
     /// The log index at which it took control; `None`: not yet.
     in_control_since: Option<u64>,
 }
@@ -111,16 +114,16 @@ impl Leading {
     fn new(term: u64) -> Self {
         let now = Instant::now();
         let (demands, windows) = (autoscale::Demands::default(), Windows::default());
-        let (attention, looked_at_all) = (Attention::default(), now);
         Self {
             term,
             since: now,
             balanced: now,
+            balancing: None,
             sampled: now,
             demands,
             windows,
-            attention,
-            looked_at_all,
+            attention: Attention::default(),
+            walked: now,
             untidy: None,
             in_control_since: None,
         }
@@ -151,9 +154,10 @@ impl Leading {
             plan.commands.extend(autoscale::scale(&fleet, &observed, &self.demands, now));
         }
         let quiet = plan.commands.is_empty() && observed.may_blame();
-        if quiet && self.balanced.elapsed() >= BALANCE_EVERY {
-            self.balanced = Instant::now();
-            plan.commands = rebalance(&fleet, &observed);
+        if quiet {
+            plan.commands = self.rebalance(&fleet, &observed).await;
+        } else {
+            self.balancing = None;
         }
         self.put_off(&mut plan.commands);
         plan.commands.truncate(COMMANDS_MAX);
@@ -184,16 +188,16 @@ impl Leading {
 
     fn plan(&mut self, fleet: &Arc<Fleet>, observed: &mut Observed) -> Plan {
         let now = clock::now();
-        if self.looked_at_all.elapsed() >= LOOK_AT_ALL_EVERY {
-            self.attention.forget();
-        }
         let mut plan = match self.attention.look(fleet, observed) {
-            Some(names) => {
+            Some(mut names) => {
+                if self.walked.elapsed() >= TICK {
+                    self.walked = Instant::now();
+                    names.extend(self.attention.walk(fleet, fleet.apps.len().div_ceil(WALK_TICKS)));
+                }
                 observed.windows = self.windows.look(fleet, &names, &observed.reports, now);
                 plan::plan_apps(fleet, observed, now, &names)
             }
             None => {
-                self.looked_at_all = Instant::now();
                 observed.windows = self.windows.look(fleet, fleet.apps.keys(), &observed.reports, now);
                 plan::plan(fleet, observed, now)
             }
@@ -201,6 +205,23 @@ impl Leading {
         let active = std::mem::take(&mut plan.active);
         self.attention.planned(active);
         plan
+    }
+
+    /// Moves that a look begun by an earlier round has found; begins the next one when it is time. The fleet may have
+    /// moved on since: then applying them refuses them.
+    async fn rebalance(&mut self, fleet: &Arc<Fleet>, observed: &Observed) -> Vec<Transition> {
+        if let Some(found) = self.balancing.take_if(|look| look.is_finished()) {
+            return found.await.unwrap_or_default();
+        }
+        if self.balancing.is_none() && self.balanced.elapsed() >= BALANCE_EVERY {
+            self.balanced = Instant::now();
+            let (live, lost) = (observed.live_members(fleet), observed.lost_members(fleet));
+            let fleet = Arc::clone(fleet);
+            self.balancing = Some(tokio::task::spawn_blocking(move || {
+                placement::rebalance(&fleet, placement::Nodes { live: &live, lost: &lost })
+            }));
+        }
+        Vec::new()
     }
 
     /// The next plan has again what is left out here.
@@ -262,11 +283,6 @@ fn is_urgent(transition: &Transition) -> bool {
         | Transition::Scale { .. } => true,
         Transition::Assign { .. } | Transition::Forget { .. } => false,
     }
-}
-
-fn rebalance(fleet: &Fleet, observed: &Observed) -> Vec<Transition> {
-    let (live, lost) = (observed.live_members(fleet), observed.lost_members(fleet));
-    placement::rebalance(fleet, placement::Nodes { live: &live, lost: &lost })
 }
 
 fn init(replica: &Replica) -> Change {

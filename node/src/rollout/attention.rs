@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Bound,
     sync::Arc,
 };
 
@@ -15,6 +16,8 @@ use super::observed::{Generations, Observed};
 #[derive(Default)]
 pub(crate) struct Attention {
     before: Option<Round>,
+    /// How far [`Attention::walk`] has come; `None`: it begins anew.
+    walked_to: Option<AppName>,
 }
 
 /// What a plan is made from, and what it left to do.
@@ -80,8 +83,14 @@ impl Attention {
         }
     }
 
-    /// The next look is at all apps.
-    pub(crate) fn forget(&mut self) {
-        self.before = None;
+    /// The next so many apps of a walk through all of them, again and again.
+    pub(crate) fn walk(&mut self, fleet: &Fleet, apps: usize) -> Vec<AppName> {
+        let from = self.walked_to.take().map_or(Bound::Unbounded, Bound::Excluded);
+        let next = fleet.apps.range((from, Bound::Unbounded)).take(apps);
+        let next: Vec<AppName> = next.map(|(name, _)| name.clone()).collect();
+        if next.len() == apps {
+            self.walked_to = next.last().cloned();
+        }
+        next
     }
 }
