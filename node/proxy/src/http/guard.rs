@@ -100,6 +100,8 @@ impl Guards {
         if let Some(before) = before.filter(|before| before.config == config) {
             // A file may say something else by now, and nobody shall prepare what could not be started again.
             before.basic.as_ref().map_or(Ok(()), Basic::read_again)?;
+            let keys = before.tokens.as_ref().map(|tokens| &tokens.keys);
+            keys.map_or(Ok(()), |keys| keys.read_again()).map_err(|error| format!("access: {error}"))?;
             return Ok(Some(Arc::clone(before)));
         }
         if let Some(forward) = forward {
@@ -126,13 +128,17 @@ impl Guards {
 
     /// Whether [`Guards::refresh`] has anything to look at.
     pub(crate) fn has_files(&self) -> bool {
-        self.basic.as_ref().is_some_and(Basic::has_file)
+        let keys = self.tokens.as_ref().map(|tokens| &tokens.keys);
+        self.basic.as_ref().is_some_and(Basic::has_file) || keys.is_some_and(|keys| keys.has_file())
     }
 
     /// Reads files again that have changed. What is wrong with them changes nothing.
     pub(crate) fn refresh(&self) {
         if let Some(basic) = &self.basic {
             basic.refresh(&self.app);
+        }
+        if let Some(tokens) = &self.tokens {
+            tokens.keys.refresh(&self.app);
         }
     }
 
@@ -205,12 +211,12 @@ impl Guards {
 impl Tokens {
     fn start(config: &JwtConfig, around: &Around<'_>) -> Result<Tokens, String> {
         let origin = Origin::compile(config).map_err(|error| format!("access: {error}"))?;
-        let (keys, stop) = (Arc::new(Keys::new()), CancellationToken::new());
+        let (keys, stop) = (Arc::new(Keys::new(origin)), CancellationToken::new());
         let (run, ends, app) = (Arc::clone(&keys), stop.clone(), Arc::clone(around.app));
         let (refresh, floor) = (config.refresh, config.refresh_floor);
         around.tasks.spawn_on(
             async move {
-                let _stopped = ends.run_until_cancelled(run.run(app, origin, refresh, floor)).await;
+                let _stopped = ends.run_until_cancelled(run.run(app, refresh, floor)).await;
             },
             around.runtime,
         );

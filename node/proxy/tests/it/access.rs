@@ -293,15 +293,15 @@ async fn keys_come_over_https_from_whom_the_authority_vouches_for_and_change_whi
         })
     })
     .await;
-    let (_directory, ca) = authority.root_file();
+    let (_directory, known_ca) = authority.root_file();
     let jwt = JwtConfig {
         jwks: format!("https://{}/keys", server.address),
-        ca: Some(ca),
+        ca: Some(known_ca.clone()),
         refresh_floor: Duration::from_millis(50),
         timeout: PATIENCE,
         ..JwtConfig::default()
     };
-    let (proxy, _origin, listen) = guarded(|app| app.access.jwt = Some(jwt.clone())).await;
+    let (proxy, origin, listen) = guarded(|app| app.access.jwt = Some(jwt.clone())).await;
     let mut client = connect(listen).await;
     for (what, fields, expected) in [
         ("RS256", first.bearer("a"), 200),
@@ -324,13 +324,35 @@ async fn keys_come_over_https_from_whom_the_authority_vouches_for_and_change_whi
     assert_eq!(ask(&mut client, &first.bearer("a")).await.0, 401, "it was taken back");
     assert_eq!(ask(&mut client, &second.bearer("b")).await.0, 200);
     // A server that another authority vouches for is not listened to.
-    let (_directory, stranger) = Authority::new().root_file();
-    let (mut other, listen) = app(Http, &["127.0.0.1:1".parse().unwrap()]);
+    let (directory, stranger) = Authority::new().root_file();
+    let (mut other, listen) = app(Http, &[origin.address]);
     other.app = "other".into();
-    other.access.jwt = Some(JwtConfig { ca: Some(stranger), timeout: Duration::from_millis(200), ..jwt });
+    let jwt = JwtConfig { ca: Some(stranger.clone()), timeout: Duration::from_millis(200), ..jwt };
+    other.access.jwt = Some(jwt);
     serve(&proxy, &other).await;
     let mut client = connect(listen).await;
     assert_eq!(ask(&mut client, &second.bearer("b")).await.0, 503);
+    // Until its own is in the file, which is read again.
+    let replace = |content: &str| {
+        let fresh = directory.path().join("fresh");
+        std::fs::write(&fresh, content).unwrap();
+        std::fs::rename(&fresh, &stranger).unwrap();
+    };
+    replace(&std::fs::read_to_string(&known_ca).unwrap());
+    let believed = async {
+        loop {
+            match ask(&mut client, &second.bearer("b")).await.0 {
+                200 => break,
+                status => assert_eq!(status, 503),
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, believed).await.expect("the keys are fetched");
+    // One that is no use is not prepared; what serves goes on with those before.
+    replace("no certificate");
+    other.generation += 1;
+    assert!(proxy.prepare(other).await.unwrap_err().to_string().contains("ca.pem"));
+    assert_eq!(ask(&mut client, &second.bearer("b")).await.0, 200);
 }
 
 /// A service that lets those pass who say so, sends others elsewhere, and does not answer whoever asks for silence.

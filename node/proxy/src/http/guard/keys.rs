@@ -3,9 +3,13 @@
 //! A worker reads the latest set without a lock. A token whose key is not in it asks for a newer one, but not more
 //! often than every few seconds: who makes up names of keys must not make us ask for each of them.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use http::{Request, Uri, header};
 use http_body_util::{BodyExt as _, Empty, Limited};
@@ -21,7 +25,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 use super::jwt::KeySet;
-use crate::{config::JwtConfig, tls::upstream::client_for};
+use crate::{config::JwtConfig, file::Print, tls::upstream::client_for};
 
 /// For all of one fetch.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -33,6 +37,7 @@ const RETRY: Duration = Duration::from_secs(1);
 const AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 
 pub(super) struct Keys {
+    origin: Origin,
     set: ArcSwapOption<KeySet>,
     wanted: Notify,
     /// Of sets, and of fetches that failed.
@@ -42,7 +47,55 @@ pub(super) struct Keys {
 /// Where a set comes from.
 pub(super) enum Origin {
     File(PathBuf),
-    Web { uri: Uri, tls: Option<Arc<ClientConfig>> },
+    Web { uri: Uri, tls: Option<Arc<Authorities>> },
+}
+
+/// Whose certificates are believed: a file that is read again when it changes, by the control side.
+pub(super) struct Authorities {
+    file: PathBuf,
+    tls: ArcSwap<ClientConfig>,
+    /// What the file looked like when it was last read.
+    print: Mutex<Print>,
+}
+
+impl Authorities {
+    fn read(file: PathBuf) -> Result<Authorities, String> {
+        // Before reading: a change in between is then found by the next look.
+        let print = Mutex::new(Print::of(file.clone()));
+        let tls = ArcSwap::new(client_for(&file)?);
+        Ok(Authorities { file, tls, print })
+    }
+
+    /// True: others are believed from now on. What is wrong with the file changes nothing.
+    fn refresh(&self, app: &str) -> bool {
+        let now = Print::of(self.file.clone());
+        {
+            let mut known = self.print.lock().unwrap_or_else(PoisonError::into_inner);
+            if *known == now {
+                return false;
+            }
+            // Remembered before it is known to be good, so that a bad file is reported once.
+            *known = now;
+        }
+        let read = self.read_again();
+        match &read {
+            Ok(()) => tracing::info!(app, "authorities of the keys of tokens read again"),
+            Err(error) => {
+                tracing::error!(
+                    app,
+                    error,
+                    "authorities of the keys of tokens not read again: those before stay"
+                );
+            }
+        }
+        read.is_ok()
+    }
+
+    /// Reads the file again, whatever it looks like.
+    fn read_again(&self) -> Result<(), String> {
+        self.tls.store(client_for(&self.file)?);
+        Ok(())
+    }
 }
 
 impl Origin {
@@ -54,7 +107,7 @@ impl Origin {
         let uri: Uri = jwks.parse().map_err(|error| format!("jwks `{jwks}`: {error}"))?;
         let tls = match (uri.scheme_str(), ca) {
             (Some("http"), _) => None,
-            (Some("https"), Some(ca)) => Some(client_for(ca)?),
+            (Some("https"), Some(ca)) => Some(Arc::new(Authorities::read(ca.clone())?)),
             (Some("https"), None) => {
                 return Err(format!("jwks `{jwks}`: `ca` says whose certificates are believed"));
             }
@@ -66,6 +119,13 @@ impl Origin {
         Ok(Origin::Web { uri, tls })
     }
 
+    fn authorities(&self) -> Option<&Authorities> {
+        match self {
+            Origin::File(_) => None,
+            Origin::Web { uri: _, tls } => tls.as_deref(),
+        }
+    }
+
     /// The set, and how long it is good, if that was said.
     async fn fetch(&self) -> Result<(KeySet, Option<Duration>), String> {
         let (bytes, age) = match self {
@@ -75,6 +135,7 @@ impl Origin {
                 (Bytes::from(read?), None)
             }
             Origin::Web { uri, tls } => {
+                let tls = tls.as_ref().map(|tls| tls.tls.load_full());
                 let fetched = tokio::time::timeout(FETCH_TIMEOUT, get(uri, tls.as_ref()));
                 fetched.await.map_err(|_| format!("no answer within {FETCH_TIMEOUT:?}"))??
             }
@@ -84,8 +145,26 @@ impl Origin {
 }
 
 impl Keys {
-    pub(super) fn new() -> Keys {
-        Keys { set: ArcSwapOption::empty(), wanted: Notify::new(), fetches: watch::Sender::new(0) }
+    pub(super) fn new(origin: Origin) -> Keys {
+        let (set, wanted, fetches) = (ArcSwapOption::empty(), Notify::new(), watch::Sender::new(0));
+        Keys { origin, set, wanted, fetches }
+    }
+
+    /// Whether [`Keys::refresh`] has anything to look at.
+    pub(super) fn has_file(&self) -> bool {
+        self.origin.authorities().is_some()
+    }
+
+    /// Reads again who is believed, if that has changed, and asks for the set anew.
+    pub(super) fn refresh(&self, app: &str) {
+        if self.origin.authorities().is_some_and(|authorities| authorities.refresh(app)) {
+            self.wanted.notify_one();
+        }
+    }
+
+    /// The same, whatever the file looks like.
+    pub(super) fn read_again(&self) -> Result<(), String> {
+        self.origin.authorities().map_or(Ok(()), Authorities::read_again)
     }
 
     /// The latest; `None` before the first.
@@ -106,11 +185,11 @@ impl Keys {
     }
 
     /// Fetches for as long as it is polled.
-    pub(super) async fn run(&self, app: Arc<str>, origin: Origin, refresh: Duration, floor: Duration) {
+    pub(super) async fn run(&self, app: Arc<str>, refresh: Duration, floor: Duration) {
         let mut pause = RETRY;
         loop {
             let begun = Instant::now();
-            let wait = match origin.fetch().await {
+            let wait = match self.origin.fetch().await {
                 Ok((set, age)) => {
                     self.set.store(Some(Arc::new(set)));
                     pause = RETRY;
