@@ -45,8 +45,10 @@ pub(crate) use trial::Trials;
 const RETRY: Duration = Duration::from_secs(1);
 /// How often what is served is compared with what was decided, for all apps.
 const AUDIT: Duration = Duration::from_secs(5);
-/// Apps of an audit that are looked at in a row: events do not wait for longer.
+/// Apps of an audit that are looked at in a row, and how long then only events are: of ten thousand looked at one after
+/// the other they would wait for tenths of a second.
 const AUDITED_AT_ONCE: usize = 256;
+const AUDIT_PACE: Duration = Duration::from_millis(100);
 /// Apps that are acted on before it is said how far they are: of a thousand that change together the
 /// leader hears as they go.
 const APPS_AT_ONCE: usize = 64;
@@ -78,7 +80,7 @@ pub(crate) struct Agent {
     due: BTreeSet<AppName>,
     /// Touched by what is acted on now, and not looked at yet.
     left: BTreeSet<AppName>,
-    /// What is left of the last audit.
+    /// What is left of the audit.
     to_audit: BTreeSet<AppName>,
     proxy: Proxy,
     here: Here,
@@ -167,7 +169,11 @@ impl Agent {
         let mut probes = self.probes.changed();
         let mut retry = tokio::time::interval(RETRY);
         let mut audit = tokio::time::interval(AUDIT);
-        audit.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut pace = tokio::time::interval(AUDIT_PACE);
+        for ticks in [&mut audit, &mut pace] {
+            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        }
+        let mut audited = BTreeSet::new();
         loop {
             // Of much that changes at once one part after the other, and nothing else before it is done.
             if self.left.is_empty() {
@@ -180,7 +186,7 @@ impl Agent {
             let mut apps: BTreeSet<AppName> =
                 std::iter::from_fn(|| self.left.pop_first()).take(APPS_AT_ONCE).collect();
             self.reconcile(&fleet, &apps).await;
-            apps.append(&mut self.audit_some(&fleet, &apps).await);
+            apps.append(&mut self.audit_some(&fleet, std::mem::take(&mut audited), &apps).await);
             let wanted = leaving::leaving(fleet.members.get(&self.me).map(AsRef::as_ref));
             leaving::follow(&self.proxy, wanted, &mut self.leaving);
             self.publish(&fleet, &apps);
@@ -196,6 +202,9 @@ impl Agent {
                 }
                 () = next_survivor(&self.bakes) => self.survive(),
                 _ = audit.tick() => self.audit().await,
+                _ = pace.tick(), if !self.to_audit.is_empty() => {
+                    audited = std::iter::from_fn(|| self.to_audit.pop_first()).take(AUDITED_AT_ONCE).collect();
+                }
                 () = std::future::ready(()), if self.is_at_work() => {}
             }
         }
@@ -213,7 +222,7 @@ impl Agent {
     }
 
     fn is_at_work(&self) -> bool {
-        !(self.left.is_empty() && self.due.is_empty() && self.to_audit.is_empty())
+        !(self.left.is_empty() && self.due.is_empty())
     }
 
     /// Apps whose sessions come to an end: nobody says when one does.
@@ -233,10 +242,13 @@ impl Agent {
     }
 
     /// A part of the audit: apps about which nothing has changed have nothing to be done.
-    async fn audit_some(&mut self, fleet: &Fleet, touched: &BTreeSet<AppName>) -> BTreeSet<AppName> {
-        let next = std::iter::from_fn(|| self.to_audit.pop_first()).take(AUDITED_AT_ONCE);
-        let apps: BTreeSet<AppName> =
-            next.filter(|app| !touched.contains(app) && !self.left.contains(app)).collect();
+    async fn audit_some(
+        &mut self,
+        fleet: &Fleet,
+        mut apps: BTreeSet<AppName>,
+        touched: &BTreeSet<AppName>,
+    ) -> BTreeSet<AppName> {
+        apps.retain(|app| !touched.contains(app) && !self.left.contains(app));
         let actions = self.reconcile(fleet, &apps).await;
         if actions > 0 {
             warn!(actions, "the audit found what no event had led to");
@@ -437,7 +449,9 @@ impl Agent {
 
     /// Nothing should ever be found here.
     async fn audit(&mut self) {
-        self.to_audit = self.all();
+        if self.to_audit.is_empty() {
+            self.to_audit = self.all();
+        }
         for drift in self.proxy.audit().await {
             warn!(app = %drift.app, generation = drift.generation, %drift, "drift repaired");
             metrics::drift_repaired(&drift.app);
