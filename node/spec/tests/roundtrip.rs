@@ -276,7 +276,13 @@ fn routes() -> impl Strategy<Value = Vec<Route>> {
     let rewrite = (option::of(text()), option::of(text()))
         .prop_map(|(strip_prefix, add_prefix)| Rewrite { strip_prefix, add_prefix });
     let edits = || (map(), map(), texts()).prop_map(|(set, add, remove)| HeaderEdits { set, add, remove });
-    let goal = (option::of(text()), option::of(respond), option::of(redirect), option::of(duration()));
+    let goal = (
+        option::of(text()),
+        option::of(respond),
+        option::of(redirect),
+        option::of(duration()),
+        any::<bool>(),
+    );
     let mirror = prop_oneof![
         text().prop_map(Mirror::new),
         (text(), any::<u32>(), any::<u64>()).prop_map(|(pool, percent, max_body_size)| Mirror {
@@ -292,7 +298,7 @@ fn routes() -> impl Strategy<Value = Vec<Route>> {
         |(
             name,
             matches,
-            (pool, respond, redirect, timeout),
+            (pool, respond, redirect, timeout, connect),
             (split, sticky, mirror),
             (rewrite, request_headers, response_headers),
         )| Route {
@@ -302,6 +308,7 @@ fn routes() -> impl Strategy<Value = Vec<Route>> {
             split,
             sticky,
             mirror,
+            connect,
             respond,
             redirect,
             timeout,

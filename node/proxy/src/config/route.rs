@@ -30,6 +30,9 @@ pub struct RouteConfig {
     /// Of what endpoints answer, informational responses and protocol changes excepted.
     pub response_headers: EditConfig,
     pub mirror: Option<MirrorConfig>,
+    /// Takes CONNECT as well, in HTTP/1.1: a tunnel to the endpoint that is picked, once that agrees. Needs endpoints
+    /// to lead to, and a request without a path: not together with `path`, a reply of our own, or `mirror`.
+    pub connect: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,6 +150,7 @@ impl RouteConfig {
             request_headers: EditConfig::default(),
             response_headers: EditConfig::default(),
             mirror: None,
+            connect: false,
         }
     }
 }

@@ -5,7 +5,7 @@ use http::Method;
 use crate::http::{
     body::Framing,
     head::{FIELDS_MAX, Head},
-    headers::{self, Onward, Outward, Seen},
+    headers::{self, BadRequest, Onward, Outward, Seen},
 };
 
 const MAX: usize = 64 * 1024;
@@ -75,8 +75,11 @@ fn list(bytes: &[u8]) {
 /// Checks what becomes of a request.
 fn forwarded(head: &mut Head, came: &Message, is_secure: bool) {
     let Ok(method) = Method::from_bytes(head.method()) else { return };
-    let Ok(body) = headers::check_request(head, &method) else { return };
-    let upgrade = headers::is_upgrade(head);
+    let Ok(body) = checked(head, &method) else { return };
+    if method == Method::CONNECT {
+        head.take_authority_form();
+    }
+    let upgrade = method != Method::CONNECT && headers::is_upgrade(head);
     let seen = Seen::new("192.0.2.7:4711".parse().expect("an address"), 8080, is_secure);
     let host = head.authority().map(<[u8]>::to_vec).or_else(|| value_of(came, "host"));
     headers::sanitize_request(head, &seen, Onward { upgrade, body });
@@ -129,10 +132,24 @@ fn forwarded(head: &mut Head, came: &Message, is_secure: bool) {
     let mut again = Head::default();
     if went.fields.len() <= FIELDS_MAX && value_of(&went, "host").is_some_and(|host| !host.is_empty()) {
         assert_eq!(again.parse_request(&out, 2 * MAX), Ok(Some(out.len())), "{shown}");
-        let checked = headers::check_request(&again, &method);
+        let checked = checked(&again, &method);
         let framing = if body == Framing::UntilClose { Framing::Chunked } else { body };
         assert_eq!(checked, Ok(framing), "{shown}");
     }
+}
+
+/// As where a route takes CONNECT, which has no body and names its host in one way only.
+fn checked(head: &Head, method: &Method) -> Result<Framing, BadRequest> {
+    if *method != Method::CONNECT {
+        return headers::check_request(head, method);
+    }
+    assert_eq!(headers::check_request(head, method), Err(BadRequest::Connect), "never unasked");
+    headers::check_connect(head)?;
+    let (name, port) = head.path_and_query().rsplit_once(':').expect("host:port");
+    assert!(port.parse::<u16>().is_ok_and(|port| port > 0), "{port}");
+    let of = |host| headers::without_port(host).to_ascii_lowercase();
+    assert_eq!(of(headers::host_of(head)), of(name));
+    Ok(Framing::Length(0))
 }
 
 fn response(bytes: &[u8]) {

@@ -15,7 +15,7 @@ use crate::{
 
 const LABELS: [&str; 8] = ["a", "b", "api", "example", "com", "A", "x-1", ""];
 const SEGMENTS: [&str; 7] = ["", "a", "v1", "v10", "%61", "b", "."];
-const METHODS: [&str; 4] = ["GET", "POST", "PURGE", "get"];
+const METHODS: [&str; 5] = ["GET", "POST", "PURGE", "get", "CONNECT"];
 const NAMES: [&str; 4] = ["x", "X-Beta", "host", "y"];
 const VALUES: [&str; 5] = ["1", "", "ab", "b", "x y"];
 const PATTERNS: [&str; 6] = ["^/a", "b$", "1", "a|b", "^$", "(?i)V1"];
@@ -43,6 +43,7 @@ pub fn http_route(data: &[u8]) {
         };
         let got = router.route(&asked).map(|route| route.index);
         let first = routes.iter().position(|route| takes(route, &asked));
+        let has_default = has_default && method != Method::CONNECT;
         let want = if first.is_none() && !has_default { None } else { Some(first) };
         assert_eq!(got, want, "{text:?} among {routes:?}");
     }
@@ -81,6 +82,7 @@ fn route(number: usize, choices: &mut Choices<'_>) -> RouteConfig {
         (0..choices.below(5).saturating_sub(2)).map(|_| ask(choices)).collect()
     };
     RouteConfig {
+        connect: path.is_none() && choices.one_in(4),
         path,
         methods: (0..choices.below(4).saturating_sub(1)).map(|_| choices.pick(&METHODS).to_owned()).collect(),
         headers: asks(choices),
@@ -153,8 +155,9 @@ fn takes(route: &RouteConfig, request: &Request<'_>) -> bool {
         }
         Some(PathMatch::Regex(pattern)) => is_match(pattern, request.path.as_bytes()),
     };
-    let by_method =
-        route.methods.is_empty() || route.methods.iter().any(|method| *request.method == **method);
+    let by_method = (route.methods.is_empty()
+        || route.methods.iter().any(|method| *request.method == **method))
+        && (route.connect || *request.method != Method::CONNECT);
     let fields = |name: &str| -> Vec<Vec<u8>> {
         let named = head.iter().filter(|field| field.name.eq_ignore_ascii_case(name.as_bytes()));
         named.map(|field| field.value.to_vec()).collect()

@@ -222,6 +222,9 @@ pub(crate) async fn ask<F: Front>(
                 }
             }
         };
+        if link.is_shared() && question.request.method() == b"CONNECT" {
+            return Err(Refusal::Upstream("no CONNECT is sent to an endpoint in HTTP/2\n"));
+        }
         match send(worker, serving, deadline, &mut question, front, &mut link).await {
             Ok(upload) => {
                 let status = question.response.status();

@@ -14,7 +14,7 @@ use super::{
     compress::{self, Coding, Gzip, Squeezed},
     connection::{Client, Close, Connection, Tunnel},
     deadline::Phase,
-    head::{Field, Head},
+    head::{Field, Head, Tag},
     headers::{self, Onward, Outward, Seen},
     hedge::hedged,
     layered::Layered,
@@ -86,6 +86,8 @@ struct Exchange {
     is_last: bool,
     is_head: bool,
     upgrade: bool,
+    /// It is a CONNECT that a route takes.
+    connect: bool,
     /// The app compresses, and this client takes it.
     takes_gzip: bool,
 }
@@ -114,6 +116,7 @@ impl Exchange {
             is_last: false,
             is_head: false,
             upgrade: false,
+            connect: false,
             takes_gzip: false,
             serving,
         }
@@ -207,11 +210,27 @@ fn admit<C: Client>(
         Some(method) => headers::check_request(request, method),
         None => Err(headers::BadRequest::Method),
     };
-    let body = checked.map_err(|bad| {
+    let is_redirected = exchange.serving.serving.redirect.is_some();
+    let checked = match checked {
+        Err(headers::BadRequest::Connect)
+            if !C::IS_FRAMED && !is_redirected && generation.router.takes_connect() =>
+        {
+            exchange.connect = true;
+            headers::check_connect(request).map(|()| {
+                request.take_authority_form();
+                Framing::Length(0)
+            })
+        }
+        checked => checked,
+    };
+    let bad = |bad| {
         limits.framing.one();
+        Refusal::Bad(bad)
+    };
+    let body = checked.map_err(|why| {
         // Nothing is known to be left of it; the connection ends anyway.
         upload.begin(Framing::Length(0), 0);
-        Refusal::Bad(bad)
+        bad(why)
     })?;
     upload.begin(body, max);
     if max != 0 && matches!(body, Framing::Length(length) if length > max) {
@@ -228,7 +247,10 @@ fn admit<C: Client>(
     }
     let rules_failed = &exchange.serving.local.cells.rules_failed;
     let route = generation.router.route(&Request::new(request, &method, &connection.seen, rules_failed));
-    let route = route.ok_or(Refusal::NoRoute)?;
+    let route = route.ok_or_else(|| match exchange.connect {
+        true => bad(headers::BadRequest::Connect),
+        false => Refusal::NoRoute,
+    })?;
     exchange.route = route.index;
     if let Some(rates) = &generation.rates {
         limit_rate(connection, exchange, rates, request)?;
@@ -244,8 +266,9 @@ fn admit<C: Client>(
     if let Some(timeout) = route.treatment.and_then(|treatment| treatment.timeout) {
         connection.deadline.bound(connection.worker.clock.after(timeout));
     }
-    exchange.upgrade = headers::is_upgrade(request);
-    exchange.takes_gzip = generation.config.compression.is_some() && compress::takes_gzip(request);
+    exchange.upgrade = !exchange.connect && headers::is_upgrade(request);
+    exchange.takes_gzip =
+        generation.config.compression.is_some() && !exchange.connect && compress::takes_gzip(request);
     let hash_on = exchange.serving.local.pools[pool].hash_on();
     let key = hash_on.and_then(|on| key_of(on, &connection.seen, request));
     let has_body = body != Framing::Length(0);
@@ -263,7 +286,10 @@ fn answer(answer: Option<Arc<Answer>>) -> Refusal {
 fn ready<C: Client>(connection: &Connection<C>, exchange: &Exchange, request: &mut Head, body: Framing) {
     headers::sanitize_request(request, &connection.seen, Onward { upgrade: exchange.upgrade, body });
     if let Some(treatment) = exchange.treatment() {
-        treatment.rewrite.apply(request);
+        // The target of a CONNECT is no path.
+        if !exchange.connect {
+            treatment.rewrite.apply(request);
+        }
         treatment.request.apply(request);
     }
 }
@@ -395,7 +421,8 @@ async fn forward<C: Client>(
         copy.send(upload.is_done());
     }
     let answered = result?;
-    if response.status() == 101 {
+    let is_tunnel = exchange.connect && matches!(response.status(), 200..300);
+    if is_tunnel || response.status() == 101 {
         return switch(connection, exchange, parts, answered).await;
     }
     if let Some(layered) = layered {
@@ -445,6 +472,7 @@ fn write_head<C: Client>(
         || exchange.is_last
         || connection.is_unwanted()
         || answered.upload == Upload::Waiting
+        || exchange.connect && !connection.held.is_empty()
         || is_http10 && !has_length;
     let chunked = !has_length && !is_http10 && !C::IS_FRAMED;
     let link = !headers::is_last(response) && framing != Framing::UntilClose;
@@ -605,7 +633,9 @@ async fn stream<C: Client>(
         return Then::Close(Close::Reset(end));
     }
     let state = answered.upload;
-    let has_heard_all = state == Upload::Done || state != Upload::Waiting && upload.skip(held);
+    let has_heard_all = (state == Upload::Done || state != Upload::Waiting && upload.skip(held))
+        // Those bytes were for the other end of the tunnel that there is not, and are no request.
+        && (!exchange.connect || held.is_empty());
     answered.release(worker, reused.link);
     match (reused.client && has_heard_all, exchange.is_last && has_heard_all) {
         (true, _) => Then::Next,
@@ -614,27 +644,31 @@ async fn stream<C: Client>(
     }
 }
 
-/// Passes on the 101 and leaves both connections to carry bytes.
+/// Passes on the 101, or the 2xx to a CONNECT, and leaves both connections to carry bytes.
 async fn switch<C: Client>(
     connection: &mut Connection<C>,
     exchange: &mut Exchange,
     parts: &mut Parts,
     answered: Answered,
 ) -> Result<Then, Refusal> {
-    if !exchange.upgrade {
+    if !exchange.upgrade && parts.response.status() == 101 {
         return Err(Refusal::Upstream("the endpoint changed the protocol unasked\n"));
     }
     let serving = Rc::clone(&exchange.serving);
     let Parts { response, download, down, .. } = parts;
     let date = connection.worker.date.at(connection.worker.clock.now());
-    let outward = Outward { upgrade: true, chunked: false, connection: None, date: &date };
+    if exchange.connect {
+        // RFC 9110 §9.3.6: neither a length nor an encoding means anything here. The latter goes anyway.
+        response.retain(|field| field.tag != Tag::ContentLength);
+    }
+    let outward = Outward { upgrade: exchange.upgrade, chunked: false, connection: None, date: &date };
     headers::sanitize_response(response, &outward);
     let out = down.begin(Encode::Plain);
     response.write_status_line(false, out);
     response.write_fields(out);
     out.extend_from_slice(b"\r\n");
     download.begin(Framing::Length(0), 0);
-    exchange.status = 101;
+    exchange.status = response.status();
     exchange.cells().first_byte.record(exchange.start.elapsed());
     if let Some(end) = write_out(connection, &serving, down).await {
         return Ok(Then::Close(Close::Reset(end)));
@@ -681,7 +715,8 @@ async fn refuse<C: Client>(
     }
     let serving = Rc::clone(&exchange.serving);
     let Parts { request, upload, down, .. } = parts;
-    let has_heard_all = !refusal.ends_connection() && upload.skip(&mut connection.held);
+    // What comes behind a CONNECT may be meant for the tunnel: none of it is read as a request.
+    let has_heard_all = !refusal.ends_connection() && !exchange.connect && upload.skip(&mut connection.held);
     let goes_on = has_heard_all && !exchange.is_over && !exchange.is_last && !connection.is_unwanted();
     let out = down.begin(Encode::Plain);
     let again = refusal.retry_after();

@@ -237,9 +237,14 @@ impl Head {
         self.path = span(begin, self.bytes.len());
     }
 
-    /// Of a target in absolute form.
+    /// Of a target in absolute form, or in authority form once that is taken as one.
     pub(crate) fn authority(&self) -> Option<&[u8]> {
         self.authority.map(|authority| self.at(authority))
+    }
+
+    /// Of a target that is nothing else (RFC 9112 §3.2.3).
+    pub(crate) fn take_authority_form(&mut self) {
+        self.authority = Some(self.target);
     }
 
     pub(crate) fn status(&self) -> u16 {
@@ -329,7 +334,7 @@ impl Head {
         true
     }
 
-    /// Lets the authority of a target in absolute form be the host (RFC 9112 §3.2.2).
+    /// Lets the authority of a target be the host (RFC 9112 §3.2.2).
     pub(crate) fn settle_host(&mut self) {
         let Some(authority) = self.authority else { return };
         if !self.slots.iter().any(|slot| slot.tag == Tag::Host) {

@@ -23,6 +23,12 @@ use super::{
 pub(crate) enum BadRequest {
     #[error("CONNECT is for forward proxies")]
     Connect,
+    #[error("the target of CONNECT is not host:port")]
+    ConnectTarget,
+    #[error("the Host field is not that of the target of CONNECT")]
+    ConnectHost,
+    #[error("CONNECT with a length or an encoding")]
+    ConnectBody,
     #[error("the method is not one")]
     Method,
     #[error("the request target is neither a path nor an http address")]
@@ -50,7 +56,10 @@ impl BadRequest {
         match self {
             // RFC 9110 §9.1: a method that is known to be unsupported for every resource.
             Self::Connect => 501,
-            Self::Method
+            Self::ConnectTarget
+            | Self::ConnectHost
+            | Self::ConnectBody
+            | Self::Method
             | Self::Target
             | Self::NoHost
             | Self::ManyHosts
@@ -65,7 +74,7 @@ impl BadRequest {
 }
 
 /// Refuses what two HTTP implementations could read differently (RFC 9112 §3.2, §6.1-§6.3, §11.2). How its body
-/// comes, where it is fine.
+/// comes, where it is fine. CONNECT is refused here; where a route asks for it, [`check_connect`] judges.
 pub(crate) fn check_request(head: &Head, method: &Method) -> Result<Framing, BadRequest> {
     if *method == Method::CONNECT {
         return Err(BadRequest::Connect);
@@ -78,6 +87,32 @@ pub(crate) fn check_request(head: &Head, method: &Method) -> Result<Framing, Bad
         return Err(BadRequest::TraceBody);
     }
     Ok(body)
+}
+
+/// The same for a CONNECT (RFC 9110 §9.3.6, RFC 9112 §3.2.3), which has no body. HTTP/1.0 does not know it.
+///
+/// Host is the target, or the target without its port: neither the choice of an app nor that of a route then depends
+/// on which of the two is read.
+pub(crate) fn check_connect(head: &Head) -> Result<(), BadRequest> {
+    if head.is_http10() {
+        return Err(BadRequest::Connect);
+    }
+    let target = head.path_and_query();
+    let Some((name, port)) = target.rsplit_once(':').filter(|_| is_host(target.as_bytes())) else {
+        return Err(BadRequest::ConnectTarget);
+    };
+    if port.len() > 5 || port.parse::<u16>().unwrap_or(0) == 0 {
+        return Err(BadRequest::ConnectTarget);
+    }
+    check_host(head)?;
+    let host = head.get(Tag::Host).unwrap_or_default();
+    if ![target, name].iter().any(|named| host.eq_ignore_ascii_case(named.as_bytes())) {
+        return Err(BadRequest::ConnectHost);
+    }
+    match (head.facts().lengths, head.facts().encodings) {
+        (0, 0) => Ok(()),
+        (_, _) => Err(BadRequest::ConnectBody),
+    }
 }
 
 fn check_target(head: &Head, method: &Method) -> Result<(), BadRequest> {

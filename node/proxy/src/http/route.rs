@@ -45,6 +45,7 @@ pub(crate) struct Router {
     /// Rules that name no host.
     any_host: Vec<usize>,
     default: Option<usize>,
+    takes_connect: bool,
 }
 
 /// Where a request goes.
@@ -92,12 +93,15 @@ pub(crate) enum CompileError {
     Rule { route: String, why: String },
     #[error("route `{route}`: {why}")]
     Edit { route: String, why: EditError },
+    #[error("route `{route}`: CONNECT leads to a pool, and has no path and no copies")]
+    Connect { route: String },
 }
 
 #[derive(Debug)]
 struct Rule {
     path: Option<Path>,
     methods: Vec<Method>,
+    takes_connect: bool,
     /// On the heap: most routes ask for nothing of the kind.
     when: Option<Box<When>>,
     goal: Goal,
@@ -128,6 +132,7 @@ impl Router {
             by_prefix: HashMap::new(),
             any_host: Vec::new(),
             default: pool(DEFAULT_POOL),
+            takes_connect: routes.iter().any(|route| route.connect),
         };
         for (index, route) in routes.iter().enumerate() {
             router.rules.push(Rule::compile(route, pool)?);
@@ -151,7 +156,13 @@ impl Router {
         Ok(router)
     }
 
-    /// The first route in file order that claims the request, else the pool `default`, else `None` (a 404).
+    /// Whether there is any route for CONNECT.
+    pub(crate) fn takes_connect(&self) -> bool {
+        self.takes_connect
+    }
+
+    /// The first route in file order that claims the request, else the pool `default`, else `None` (a 404). A CONNECT
+    /// goes only where a route asks for it.
     pub(crate) fn route(&self, request: &Request<'_>) -> Option<Route<'_>> {
         let mut first = self.first_of(&self.any_host, usize::MAX, request);
         let mut lower = [0; HOST_BYTES_MAX];
@@ -178,6 +189,7 @@ impl Router {
                 },
                 treatment: rule.treatment.as_deref(),
             }),
+            None if request.is_connect() => None,
             None => {
                 let to = To::Pool(self.default?);
                 Some(Route { index: None, to, treatment: None })
@@ -222,6 +234,10 @@ impl Rule {
             let MirrorConfig { pool: name, percent, body_bytes_max } = mirror;
             Ok(Mirror { pool: pool(name)?, percent: *percent, body_bytes_max: *body_bytes_max })
         });
+        let is_forwarded = matches!(route.to, RouteTo::Pool(_) | RouteTo::Split(_));
+        if route.connect && (!is_forwarded || route.path.is_some() || route.mirror.is_some()) {
+            return Err(CompileError::Connect { route: route.name.clone() });
+        }
         let goal = match &route.to {
             RouteTo::Pool(name) => Goal::Pool(pool(name)?),
             RouteTo::Split(config) => Goal::Split(Box::new(Split::compile(route, config, pool)?)),
@@ -233,6 +249,7 @@ impl Rule {
         Ok(Self {
             path: route.path.as_ref().map(|path| Path::compile(route, path)).transpose()?,
             methods: methods.collect::<Result<_, _>>()?,
+            takes_connect: route.connect,
             when: When::compile(route)?.map(Box::new),
             goal,
             treatment: Treatment::compile(route, mirror.transpose()?).map_err(edit_of(route))?.map(Box::new),
@@ -242,6 +259,7 @@ impl Rule {
     fn matches(&self, request: &Request<'_>) -> bool {
         self.path.as_ref().is_none_or(|path| path.matches(request.path))
             && (self.methods.is_empty() || self.methods.contains(request.method))
+            && (self.takes_connect || !request.is_connect())
             && self.when.as_ref().is_none_or(|when| when.matches(request))
     }
 }

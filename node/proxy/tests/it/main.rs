@@ -12,6 +12,7 @@ mod audit;
 mod balance;
 mod bulk;
 mod canary;
+mod connect;
 mod dual_stack;
 mod edge;
 mod files;

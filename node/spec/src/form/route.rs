@@ -18,7 +18,7 @@ always_a_table!(Route, Match, Respond, Redirect, Rewrite, HeaderEdits);
 table!(Route {
     name;
     matches ["match"], pool, split, sticky, respond, redirect, timeout: MaybeDuration, rewrite, request_headers, response_headers,
-    mirror
+    mirror, connect
 } _this => Self::default());
 table!(Match { ; host, path, path_prefix, path_regex, methods, headers, query, expr } _this => Self::default());
 table!(Mirror { pool; percent, max_body_size: SizeText } _this => Self::new(""));

@@ -41,6 +41,9 @@ pub struct Route {
     /// Copies go to another pool.
     #[serde(default)]
     pub mirror: Option<Mirror>,
+    /// Takes CONNECT as well, as HTTP/1.1 has it, and makes a tunnel to the target that is picked.
+    #[serde(default)]
+    pub connect: bool,
 }
 
 /// All of what is said here must be true of a request. What is empty is true of any.

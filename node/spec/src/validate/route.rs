@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Findings, address::is_host_name, balance::is_token};
 use crate::{
-    AppSpec, Match, Mirror, Protocol, Route, ValueMatch,
+    AppSpec, Match, Mirror, Protocol, Route, UpstreamProtocol, ValueMatch,
     diagnostic::{CONTRADICTION, DUPLICATE, MISSING, TOO_LARGE, UNKNOWN_NAME, WRONG_VALUE},
     sharing::DEFAULT_POOL,
     units::size_text,
@@ -49,6 +49,9 @@ pub(super) fn validate(spec: &AppSpec, findings: &mut Findings) {
             findings.duration_or_off(&format!("{path}.timeout"), *timeout, super::MAX_DURATION);
         }
         goal(&path, route, spec, findings);
+        if route.connect {
+            tunnel(&path, route, spec, findings);
+        }
         patterns += one_match(&format!("{path}.match"), matches, findings);
         edit::validate(&path, route, findings);
     }
@@ -132,6 +135,35 @@ fn goal(path: &str, route: &Route, spec: &AppSpec, findings: &mut Findings) {
             );
             findings.add(&format!("{path}.mirror.max_body_size"), TOO_LARGE, message);
         }
+    }
+}
+
+/// A route for CONNECT leads to a target, and what it goes by must be in such a request.
+fn tunnel(path: &str, route: &Route, spec: &AppSpec, findings: &mut Findings) {
+    let Route { matches, respond, redirect, mirror, .. } = route;
+    let path = format!("{path}.connect");
+    let others =
+        [("respond", respond.is_some()), ("redirect", redirect.is_some()), ("mirror", mirror.is_some())];
+    for (other, _) in others.into_iter().filter(|(_, is_there)| *is_there) {
+        let message = format!("`connect` and `{other}` exclude each other: a tunnel leads to one target");
+        findings
+            .add(&path, CONTRADICTION, message)
+            .help("write a route of its own for CONNECT, with a `pool` or a `split`");
+    }
+    if matches.path.is_some() || matches.path_prefix.is_some() || matches.path_regex.is_some() {
+        findings
+            .add(&path, CONTRADICTION, "a CONNECT names a host and a port, and no path that could match")
+            .help("go by `host`, or write a route of its own for CONNECT");
+    }
+    if !matches.methods.is_empty() && !matches.methods.iter().any(|method| method == "CONNECT") {
+        findings
+            .add(&path, CONTRADICTION, "`match.methods` leaves CONNECT out, so that it takes none")
+            .help("write `methods = [\"CONNECT\"]`, or leave `methods` or `connect` out");
+    }
+    if spec.upstream.protocol == UpstreamProtocol::Http2 {
+        findings
+            .add(&path, CONTRADICTION, "targets are asked in HTTP/2, in which no CONNECT is sent")
+            .help("write `upstream.protocol = \"http1\"`");
     }
 }
 

@@ -31,6 +31,7 @@ pub(super) fn translate(route: &spec::Route) -> proxy::RouteConfig {
             percent: u8::try_from(mirror.percent).unwrap_or(100),
             body_bytes_max: mirror.max_body_size,
         }),
+        connect: route.connect,
     }
 }
 

@@ -350,6 +350,7 @@ fn every_field_of_a_route_arrives() {
              "request_headers":{"set":{"f":"g"},"add":{"h":"i"},"remove":["j"]},
              "response_headers":{"remove":["k"]},
              "mirror":{"pool":"canary","percent":10,"max_body_size":"3KiB"}},
+            {"name":"tunnel","pool":"canary","connect":true},
             {"name":"tea","respond":{"status":418,"headers":{"l":"m"},"body":"n"}},
             {"name":"moved","redirect":{"status":308,"scheme":"https","host":"o","port":82,"path":"/p"}}]
         "#,
@@ -403,6 +404,7 @@ fn every_field_of_a_route_arrives() {
             }),
             ..any("all")
         },
+        proxy::RouteConfig { to: proxy::RouteTo::Pool("canary".to_owned()), connect: true, ..any("tunnel") },
         proxy::RouteConfig { to: proxy::RouteTo::Respond(respond), ..any("tea") },
         proxy::RouteConfig { to: proxy::RouteTo::Redirect(redirect), ..any("moved") },
     ];

@@ -136,6 +136,68 @@ fn ambiguous_requests_are_refused_with_the_reason() {
 }
 
 #[test]
+fn a_connect_names_one_host_and_port_and_has_no_body() {
+    use BadRequest::*;
+    for (target, fields, expected) in [
+        ("a:443", "Host: a:443", Ok(())),
+        ("A.b:443", "Host: a.B:443", Ok(())),
+        ("a:443", "Host: a", Ok(())),
+        ("a:1", "Host: a:1", Ok(())),
+        ("a:65535", "Host: a:65535", Ok(())),
+        ("[::1]:443", "Host: [::1]:443", Ok(())),
+        ("[::1]:443", "Host: [::1]", Ok(())),
+        ("a", "Host: a", Err(ConnectTarget)),
+        ("a:", "Host: a:", Err(ConnectTarget)),
+        ("a:0", "Host: a:0", Err(ConnectTarget)),
+        ("a:65536", "Host: a:65536", Err(ConnectTarget)),
+        ("a:000443", "Host: a:000443", Err(ConnectTarget)),
+        ("a:+443", "Host: a:443", Err(ConnectTarget)),
+        ("a:http", "Host: a", Err(ConnectTarget)),
+        (":443", "Host: a", Err(ConnectTarget)),
+        ("443", "Host: a", Err(ConnectTarget)),
+        ("[::1]", "Host: [::1]", Err(ConnectTarget)),
+        ("::1:443", "Host: [::1]", Err(ConnectTarget)),
+        ("u@a:443", "Host: a:443", Err(ConnectTarget)),
+        ("a:443/", "Host: a:443", Err(ConnectTarget)),
+        ("a,b:443", "Host: a", Err(ConnectTarget)),
+        ("/", "Host: a", Err(ConnectTarget)),
+        ("*", "Host: a", Err(ConnectTarget)),
+        ("http://a:443", "Host: a:443", Err(ConnectTarget)),
+        ("http://a:443/", "Host: a:443", Err(ConnectTarget)),
+        ("a:443", "X: y", Err(NoHost)),
+        ("a:443", "Host: a:443\nHost: a:443", Err(ManyHosts)),
+        ("a:443", "Host:", Err(Host)),
+        ("a:443", "Host: b:443", Err(ConnectHost)),
+        ("a:443", "Host: a:80", Err(ConnectHost)),
+        ("a:443", "Host: a:", Err(ConnectHost)),
+        ("a:443", "Host: a:443\nContent-Length: 0", Err(ConnectBody)),
+        ("a:443", "Host: a:443\nContent-Length: 5", Err(ConnectBody)),
+        ("a:443", "Host: a:443\nTransfer-Encoding: chunked", Err(ConnectBody)),
+        ("a:443", "Host: a:443\nContent-Length: 5\nTransfer-Encoding: chunked", Err(ConnectBody)),
+    ] {
+        let head = request(&format!("CONNECT {target} HTTP/1.1\n{fields}"));
+        assert_eq!(check_connect(&head), expected, "{target} {fields}");
+        assert_eq!(check_request(&head), Err(Connect), "never unasked");
+    }
+    assert_eq!(check_connect(&request("CONNECT a:443 HTTP/1.0\nHost: a:443")), Err(Connect));
+}
+
+#[test]
+fn a_connect_goes_on_with_its_target_as_the_host() {
+    let mut head = request(
+        "CONNECT a:443 HTTP/1.1\nHost: A\nConnection: x-a\nX-A: 1\nProxy-Connection: keep-alive\nX-Forwarded-For: z",
+    );
+    check_connect(&head).unwrap();
+    head.take_authority_form();
+    assert_eq!(host_of(&head), "a:443");
+    let onward = Onward { upgrade: false, body: Framing::Length(0) };
+    sanitize_request(&mut head, &Seen::new(CLIENT.parse().unwrap(), 8080, false), onward);
+    let want = "CONNECT a:443 HTTP/1.1\nHost: a:443\nX-Forwarded-Host: a:443\nX-Forwarded-For: 192.0.2.7\n\
+        X-Forwarded-Proto: http\nX-Forwarded-Port: 8080";
+    assert_eq!(written(&head), wire(want));
+}
+
+#[test]
 fn a_host_that_is_not_ascii_is_refused() {
     assert_eq!(check_request(&request("GET / HTTP/1.1\nHost: caf\u{e9}")), Err(BadRequest::Host));
 }

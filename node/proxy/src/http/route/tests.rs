@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    config::{SplitConfig, ValueMatch, Wanted},
+    config::{RespondConfig, SplitConfig, ValueMatch, Wanted},
     http::{head::Head, headers::Seen},
     metrics::Count,
 };
@@ -330,6 +330,56 @@ fn a_rule_takes_what_it_is_true_of_and_is_counted_where_it_cannot_be_evaluated()
         let error = Router::compile(&routes, &["p".to_owned()]).unwrap_err().to_string();
         assert!(error.starts_with("route `r`: the rule cannot be: "), "{error}");
     }
+}
+
+#[test]
+fn a_connect_goes_only_where_a_route_asks_for_it() {
+    let pools = ["default".to_owned(), "p".to_owned()];
+    let any = RouteConfig::hosts("any", Vec::<String>::new(), "p");
+    let tunnel = RouteConfig { connect: true, ..RouteConfig::hosts("tunnel", ["a", "*.a"], "p") };
+    let only = RouteConfig {
+        methods: vec!["CONNECT".to_owned()],
+        ..RouteConfig { name: "only".to_owned(), hosts: vec!["b".to_owned()], ..tunnel.clone() }
+    };
+    let narrow =
+        RouteConfig { methods: vec!["GET".to_owned()], hosts: vec!["c".to_owned()], ..tunnel.clone() };
+    let path = RouteConfig { path: Some(PathMatch::Prefix("/".to_owned())), ..any.clone() };
+    let with = [path.clone(), only, narrow, tunnel.clone(), any.clone()];
+    let without = [path.clone(), any.clone()];
+    for (routes, request, want) in [
+        (&with[..], "CONNECT a:443", Some(3)),
+        (&with[..], "CONNECT x.A:443", Some(3)),
+        (&with[..], "CONNECT b:443", Some(1)),
+        (&with[..], "CONNECT c:443", None),
+        (&with[..], "CONNECT d:443", None),
+        (&with[1..], "GET a:443", Some(2)),
+        (&with[1..], "GET b:443", Some(3)),
+        (&without[..], "CONNECT a:443", None),
+    ] {
+        let router = Router::compile(routes, &pools).unwrap();
+        assert_eq!(router.takes_connect(), routes.len() > 2);
+        let (method, host) = request.split_once(' ').unwrap();
+        let target = if method == "CONNECT" { host } else { "/" };
+        let text = format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        let mut head = Head::default();
+        head.parse_request(text.as_bytes(), 4096).unwrap().unwrap();
+        let (method, failed) = (method.parse().unwrap(), Count::unseen());
+        let seen = Seen::new("192.0.2.7:4711".parse().unwrap(), 80, false);
+        let found = router.route(&Request::new(&head, &method, &seen, &failed));
+        assert_eq!(found.map(|route| route.index), want.map(Some), "{request}");
+    }
+    let respond = RouteTo::Respond(RespondConfig { status: 200, headers: Vec::new(), body: String::new() });
+    let mirror = Some(MirrorConfig { pool: "p".to_owned(), percent: 1, body_bytes_max: 0 });
+    for route in [
+        RouteConfig { connect: true, ..path },
+        RouteConfig { to: respond, ..tunnel.clone() },
+        RouteConfig { mirror, ..tunnel },
+    ] {
+        let why = Router::compile(std::slice::from_ref(&route), &pools).unwrap_err();
+        assert_eq!(why, CompileError::Connect { route: route.name });
+    }
+    // A name in TLS is no request.
+    assert!(Router::compile(&[any], &pools).unwrap().route(&Request::by_name("a")).is_some());
 }
 
 #[test]

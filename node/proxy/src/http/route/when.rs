@@ -50,6 +50,10 @@ impl<'a> Request<'a> {
     pub(crate) fn by_name(name: &'a str) -> Request<'a> {
         Request { host: name, path: "/", method: &Method::CONNECT, client: "", head: None, failed: None }
     }
+
+    pub(super) fn is_connect(&self) -> bool {
+        *self.method == Method::CONNECT && self.head.is_some()
+    }
 }
 
 #[derive(Debug)]
