@@ -152,6 +152,26 @@ pub enum Transition {
     Scale { app: AppName, replicas: u32, short: u32, reason: String },
 }
 
+impl Transition {
+    /// `None`: it is about a node.
+    pub fn app(&self) -> Option<&AppName> {
+        match self {
+            Self::Advance { app, .. }
+            | Self::Complete { app, .. }
+            | Self::RollBack { app, .. }
+            | Self::RolledBack { app, .. }
+            | Self::Pause { app, .. }
+            | Self::Assign { app, .. }
+            | Self::Forget { app, .. }
+            | Self::Place { app, .. }
+            | Self::ChoosePorts { app, .. }
+            | Self::Note { app, .. }
+            | Self::Scale { app, .. } => Some(app),
+            Self::AdvanceDrain { .. } | Self::TellPresence { .. } => None,
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     /// Nothing to say beyond "done".

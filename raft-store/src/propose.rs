@@ -14,7 +14,7 @@ use openraft::error::{ClientWriteError, RaftError};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    Answer, Batch, Change, Command, NodeId, Transition, codec,
+    Answer, Batch, Change, Command, NodeId, codec,
     types::{Answers, Raft},
 };
 
@@ -241,26 +241,12 @@ fn subjects(change: &Change) -> (Sharing, Vec<Subject>) {
             vec![Subject::App(app.clone())]
         }
         Change::PutBalancer { .. } | Change::RemoveBalancer { .. } | Change::TakeControl { .. } => Vec::new(),
-        Change::Coordinate { transition, .. } => return (Sharing::Yes, vec![subject(transition)]),
+        Change::Coordinate { transition, .. } => {
+            let subject = transition.app().map_or(Subject::Members, |app| Subject::App(app.clone()));
+            return (Sharing::Yes, vec![subject]);
+        }
     };
     (Sharing::No, subjects)
-}
-
-fn subject(transition: &Transition) -> Subject {
-    match transition {
-        Transition::Advance { app, .. }
-        | Transition::Complete { app, .. }
-        | Transition::RollBack { app, .. }
-        | Transition::RolledBack { app, .. }
-        | Transition::Pause { app, .. }
-        | Transition::Assign { app, .. }
-        | Transition::Forget { app, .. }
-        | Transition::Place { app, .. }
-        | Transition::ChoosePorts { app, .. }
-        | Transition::Note { app, .. }
-        | Transition::Scale { app, .. } => Subject::App(app.clone()),
-        Transition::AdvanceDrain { .. } | Transition::TellPresence { .. } => Subject::Members,
-    }
 }
 
 fn measure(command: Command) -> (Command, usize) {

@@ -4,6 +4,7 @@ use std::{
     fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
     time::SystemTime,
 };
 
@@ -28,6 +29,25 @@ impl Print {
             (about.dev(), about.ino(), about.len(), changed)
         });
         Print { path, state }
+    }
+}
+
+/// How files were when they were last looked at: for the first time before they are read, so that a change in between is
+/// found by the next look.
+pub(crate) struct Known(Mutex<Vec<Print>>);
+
+impl Known {
+    pub(crate) fn new(prints: Vec<Print>) -> Known {
+        Known(Mutex::new(prints))
+    }
+
+    /// Whether they are others now. That is remembered before what is in them is known to be good, so that a bad file is
+    /// reported once.
+    pub(crate) fn differ(&self, now: Vec<Print>) -> bool {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let differ = *known != now;
+        *known = now;
+        differ
     }
 }
 

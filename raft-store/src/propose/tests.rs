@@ -1,5 +1,5 @@
 use super::*;
-use crate::{ApplyApp, Availability, Timestamp};
+use crate::{ApplyApp, Availability, Timestamp, Transition};
 
 fn delete(app: &str) -> Change {
     Change::DeleteApp { app: AppName::parse(app).unwrap(), if_version: None }

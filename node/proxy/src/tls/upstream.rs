@@ -1,7 +1,7 @@
 //! TLS with endpoints: whom we believe, and what we show. Read again when the files change; connections that are there
 //! keep what they agreed on.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use rustls::{ClientConfig, pki_types::ServerName};
@@ -10,7 +10,7 @@ use super::{certificates, files, provider};
 use crate::{
     address,
     config::{CertificateSource, PoolConfig, TlsConfig, UpstreamProtocol, UpstreamTls},
-    file::{self, Print},
+    file::{self, Known, Print},
     metrics,
 };
 
@@ -22,7 +22,7 @@ pub(crate) struct Transport {
     tls: Option<ArcSwap<ClientConfig>>,
     /// What is offered inside it.
     alpn: Vec<Vec<u8>>,
-    prints: Mutex<Vec<Print>>,
+    known: Known,
     server_name: Option<ServerName<'static>>,
 }
 
@@ -48,8 +48,7 @@ impl Transport {
             return Ok(None);
         }
         let alpn = alpn(*protocol, is_http);
-        // Before reading: a change in between is then found by the next look.
-        let prints = tls_config.as_ref().map(prints).unwrap_or_default();
+        let known = Known::new(tls_config.as_ref().map(prints).unwrap_or_default());
         let tls = tls_config.as_ref().map(|tls| client(tls, &alpn)).transpose()?;
         let name = tls_config.as_ref().and_then(|tls| tls.server_name.as_ref());
         let server_name = name.map(|name| server_name(name)).transpose()?;
@@ -58,7 +57,7 @@ impl Transport {
             protocol: *protocol,
             tls: tls.map(ArcSwap::new),
             alpn,
-            prints: Mutex::new(prints),
+            known,
             server_name,
         })))
     }
@@ -66,14 +65,8 @@ impl Transport {
     /// Reads the files again if they have changed. What is wrong with them changes nothing.
     pub(crate) fn refresh(&self) {
         let (Some(config), Some(tls)) = (&self.tls_config, &self.tls) else { return };
-        let now = prints(config);
-        {
-            let mut known = self.prints.lock().unwrap_or_else(PoisonError::into_inner);
-            if *known == now {
-                return;
-            }
-            // Remembered before it is known to be good, so that a bad file is reported once.
-            *known = now;
+        if !self.known.differ(prints(config)) {
+            return;
         }
         match client(config, &self.alpn) {
             Ok(fresh) => {

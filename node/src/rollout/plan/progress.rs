@@ -1,9 +1,6 @@
 //! One rollout: from node to node, or back.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use flotilla_raft_store::{
     Cause, Desired, Generation, GenerationId, NodeId, Promotion, Rollout, RolloutState, Step, Timestamp,
@@ -49,6 +46,14 @@ struct Forward<'a> {
     rollout: &'a Rollout,
 }
 
+/// An app that is to serve a host that this one gives up, and its newest rollout.
+struct Taker<'a> {
+    app: AppName,
+    host: String,
+    generation: GenerationId,
+    rollout: &'a Rollout,
+}
+
 pub(super) fn progress(
     view: &View<'_>,
     generation: GenerationId,
@@ -80,11 +85,12 @@ pub(super) fn progress(
     if !failures.is_empty() {
         return forward.fail(failures, plan);
     }
-    if let Some(why) = forward.nobody_takes() {
+    let takers = forward.takers();
+    if let Some(why) = forward.nobody_takes(&takers) {
         return forward.turn_back(why, plan);
     }
     forward.go_on(&passed, &mut moves, &mut waits);
-    forward.shift(&may_shift, budget, &mut moves, &mut waits);
+    forward.shift(&may_shift, &takers, budget, &mut moves, &mut waits);
     forward.note_ready(&may_shift, &mut moves, &mut waits);
     moves.sort_by_key(|(node, _)| *node);
     waits.sort_by_key(|(node, _)| *node);
@@ -104,6 +110,12 @@ pub(super) fn progress(
         return forward.turn_back(format!("no progress for {deadline}: {}", waits.join("; ")), plan);
     }
     plan.waiting.extend(waits.into_iter().map(|(node, why)| view.waiting(generation, node, why)));
+}
+
+/// Somebody else must serve the hosts first, everywhere.
+fn host_moves(takers: &[Taker<'_>]) -> Option<Why> {
+    let taker = takers.iter().find(|taker| !taker.rollout.state.is_finished())?;
+    Some(Why::HostMoves { host: taker.host.clone(), to: taker.app.clone() })
 }
 
 impl Forward<'_> {
@@ -197,41 +209,32 @@ impl Forward<'_> {
         self.rollout.steps.values().any(|step| step.share().is_some())
     }
 
-    /// Until the new generation takes its first share somebody else must serve the hosts that it gives up, everywhere.
-    fn host_moves(&self) -> Option<Why> {
+    /// It is waited for them until the new generation has its first share.
+    fn takers(&self) -> Vec<Taker<'_>> {
+        if self.has_begun() {
+            return Vec::new();
+        }
         let fleet = self.view.fleet;
-        let takers = if self.has_begun() { BTreeMap::new() } else { fleet.takers(self.view.name) };
-        let rolls = |(taker, _): &(AppName, String)| {
-            let newest = fleet.newest_rollout(taker);
-            newest.is_some_and(|(_, rollout)| match rollout.state {
-                RolloutState::Progressing | RolloutState::Paused | RolloutState::RollingBack => true,
-                RolloutState::RolledBack
-                | RolloutState::Completed
-                | RolloutState::Failed
-                | RolloutState::Superseded => false,
-            })
+        let newest = |(app, host)| {
+            let (generation, rollout) = fleet.newest_rollout(&app)?;
+            Some(Taker { app, host, generation, rollout })
         };
-        takers.into_iter().find(rolls).map(|(to, host)| Why::HostMoves { host, to })
+        fleet.takers(self.view.name).into_iter().filter_map(newest).collect()
     }
 
     /// Where the app that was to take a host over goes back, this one keeps it.
-    fn nobody_takes(&self) -> Option<String> {
-        let fleet = self.view.fleet;
-        let takers = if self.has_begun() { BTreeMap::new() } else { fleet.takers(self.view.name) };
-        let went_back = |(taker, _): &(AppName, String)| {
-            let newest = fleet.newest_rollout(taker);
-            newest.is_some_and(|(generation, rollout)| match rollout.state {
-                RolloutState::RollingBack | RolloutState::RolledBack | RolloutState::Failed => {
-                    generation >= self.generation
-                }
-                RolloutState::Progressing
-                | RolloutState::Paused
-                | RolloutState::Completed
-                | RolloutState::Superseded => false,
-            })
+    fn nobody_takes(&self, takers: &[Taker<'_>]) -> Option<String> {
+        let went_back = |taker: &&Taker<'_>| match taker.rollout.state {
+            RolloutState::RollingBack | RolloutState::RolledBack | RolloutState::Failed => {
+                taker.generation >= self.generation
+            }
+            RolloutState::Progressing
+            | RolloutState::Paused
+            | RolloutState::Completed
+            | RolloutState::Superseded => false,
         };
-        let (taker, host) = takers.into_iter().find(went_back)?;
-        Some(format!("app `{taker}`, which was to take the host `{host}`, went back"))
+        let Taker { app, host, .. } = takers.iter().find(went_back)?;
+        Some(format!("app `{app}`, which was to take the host `{host}`, went back"))
     }
 
     /// Whether steps are baked and judged at all.
@@ -352,6 +355,7 @@ impl Forward<'_> {
     fn shift(
         &self,
         may_shift: &[NodeId],
+        takers: &[Taker<'_>],
         budget: &mut Budget,
         moves: &mut Vec<(NodeId, Step)>,
         waits: &mut Vec<(NodeId, Why)>,
@@ -374,7 +378,7 @@ impl Forward<'_> {
         };
         let why = if !begun && !steps.iter().all(ready) {
             Some(Why::OthersNotReady)
-        } else if let Some(why) = self.host_moves() {
+        } else if let Some(why) = host_moves(takers) {
             Some(why)
         } else if !begun && !budget.take() {
             Some(Why::Budget)

@@ -385,7 +385,7 @@ impl Story {
             let made = plan(&self.log.fleet, &observed, self.log.now);
             assert_eq!(made, plan(&self.log.fleet, &observed, self.log.now), "the same input, another plan");
             for command in &made.commands {
-                let of = app_of(command).map_or(String::new(), |app| self.of(app));
+                let of = command.app().map_or(String::new(), |app| self.of(app));
                 writeln!(out, "{}{of}{}", if lost { "lost: " } else { "" }, self.tell(command)).unwrap();
             }
             if lost {
@@ -474,23 +474,6 @@ impl Story {
                 writeln!(out, "{}: {}", fleet.node_name(*node), asked.join(", ")).unwrap();
             }
         }
-    }
-}
-
-fn app_of(command: &Transition) -> Option<&AppName> {
-    match command {
-        Transition::Advance { app, .. }
-        | Transition::Complete { app, .. }
-        | Transition::RollBack { app, .. }
-        | Transition::RolledBack { app, .. }
-        | Transition::Pause { app, .. }
-        | Transition::Assign { app, .. }
-        | Transition::Forget { app, .. }
-        | Transition::Place { app, .. }
-        | Transition::Note { app, .. }
-        | Transition::ChoosePorts { app, .. }
-        | Transition::Scale { app, .. } => Some(app),
-        Transition::AdvanceDrain { .. } | Transition::TellPresence { .. } => None,
     }
 }
 

@@ -19,7 +19,7 @@ use tokio::{sync::Semaphore, time::Instant};
 
 use crate::{
     config::BasicConfig,
-    file::{self, Print},
+    file::{self, Known, Print},
 };
 
 /// Hashes that are computed at the same time.
@@ -39,8 +39,7 @@ pub(super) struct Basic {
     pub(super) timeout: Duration,
     config: BasicConfig,
     users: ArcSwap<Users>,
-    /// What the file looked like when it was last read.
-    print: Mutex<Option<Print>>,
+    known: Known,
     secret: [u8; 32],
     computing: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
@@ -65,8 +64,7 @@ pub(super) enum Unknown {
 
 impl Basic {
     pub(super) fn compile(config: &BasicConfig) -> Result<Basic, String> {
-        // Before reading: a change in between is then found by the next look.
-        let print = config.file.clone().map(Print::of);
+        let known = Known::new(prints(config));
         let users = Users::read(config)?;
         let mut secret = [0; 32];
         secret.copy_from_slice(&Sha256::digest(seed()));
@@ -75,7 +73,7 @@ impl Basic {
             timeout: config.timeout,
             config: config.clone(),
             users: ArcSwap::from_pointee(users),
-            print: Mutex::new(print),
+            known,
             secret,
             computing: Arc::new(Semaphore::new(COMPUTED_MAX)),
             waiting: Arc::new(Semaphore::new(WAITING_MAX)),
@@ -88,14 +86,8 @@ impl Basic {
 
     /// Reads the file again if it has changed. What is wrong with it changes nothing.
     pub(super) fn refresh(&self, app: &str) {
-        let now = self.config.file.clone().map(Print::of);
-        {
-            let mut known = self.print.lock().unwrap_or_else(PoisonError::into_inner);
-            if *known == now {
-                return;
-            }
-            // Remembered before it is known to be good, so that a bad file is reported once.
-            *known = now;
+        if !self.known.differ(prints(&self.config)) {
+            return;
         }
         match self.read_again() {
             Ok(()) => tracing::info!(app, "passwords read again"),
@@ -142,6 +134,10 @@ impl Basic {
         hash.update(password);
         hash.finalize().into()
     }
+}
+
+fn prints(config: &BasicConfig) -> Vec<Print> {
+    config.file.clone().map(Print::of).into_iter().collect()
 }
 
 impl Users {

@@ -3,11 +3,7 @@
 //! A worker reads the latest set without a lock. A token whose key is not in it asks for a newer one, but not more
 //! often than every few seconds: who makes up names of keys must not make us ask for each of them.
 
-use std::{
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
@@ -25,7 +21,11 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 use super::jwt::KeySet;
-use crate::{config::JwtConfig, file::Print, tls::upstream::client_for};
+use crate::{
+    config::JwtConfig,
+    file::{Known, Print},
+    tls::upstream::client_for,
+};
 
 /// For all of one fetch.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -54,28 +54,20 @@ pub(super) enum Origin {
 pub(super) struct Authorities {
     file: PathBuf,
     tls: ArcSwap<ClientConfig>,
-    /// What the file looked like when it was last read.
-    print: Mutex<Print>,
+    known: Known,
 }
 
 impl Authorities {
     fn read(file: PathBuf) -> Result<Authorities, String> {
-        // Before reading: a change in between is then found by the next look.
-        let print = Mutex::new(Print::of(file.clone()));
+        let known = Known::new(vec![Print::of(file.clone())]);
         let tls = ArcSwap::new(client_for(&file)?);
-        Ok(Authorities { file, tls, print })
+        Ok(Authorities { file, tls, known })
     }
 
     /// True: others are believed from now on. What is wrong with the file changes nothing.
     fn refresh(&self, app: &str) -> bool {
-        let now = Print::of(self.file.clone());
-        {
-            let mut known = self.print.lock().unwrap_or_else(PoisonError::into_inner);
-            if *known == now {
-                return false;
-            }
-            // Remembered before it is known to be good, so that a bad file is reported once.
-            *known = now;
+        if !self.known.differ(vec![Print::of(self.file.clone())]) {
+            return false;
         }
         let read = self.read_again();
         match &read {
