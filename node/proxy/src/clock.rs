@@ -28,7 +28,7 @@ pub(crate) struct Clock {
     start: Instant,
     now: Cell<u64>,
     ticks: Cell<u64>,
-    wheel: RefCell<Vec<Vec<Rc<Timer>>>>,
+    wheel: RefCell<Vec<Vec<Rc<Entry>>>>,
 }
 
 /// Why a wait ended without its result.
@@ -40,7 +40,10 @@ pub(crate) enum Expired {
 }
 
 /// One deadline, owned by one task.
-pub(crate) struct Timer {
+pub(crate) struct Timer(Rc<Entry>);
+
+/// What the wheel knows of it, which may keep it for a while after its owner has gone.
+struct Entry {
     deadline: Cell<u64>,
     /// The tick whose slot holds this timer; `NEVER` when none does. An entry found in another
     /// slot is a leftover from before the deadline was moved closer.
@@ -66,24 +69,24 @@ impl Clock {
         if after.is_zero() { NEVER } else { self.now.get().saturating_add(millis(after)) }
     }
 
-    pub(crate) fn timer(&self) -> Rc<Timer> {
-        let timer = Rc::new(Timer {
+    pub(crate) fn timer(&self) -> Timer {
+        let entry = Rc::new(Entry {
             deadline: Cell::new(NEVER),
             scheduled: Cell::new(NEVER),
             cut: Cell::new(false),
             generation: Cell::new(0),
             waker: RefCell::new(None),
         });
-        self.schedule(&timer);
-        timer
+        self.schedule(&entry);
+        Timer(entry)
     }
 
     /// Moves the deadline. Later is a store; earlier than the wheel would look is a push.
-    pub(crate) fn set(&self, timer: &Rc<Timer>, deadline: u64) {
-        timer.deadline.set(deadline);
-        let scheduled = timer.scheduled.get();
+    pub(crate) fn set(&self, Timer(entry): &Timer, deadline: u64) {
+        entry.deadline.set(deadline);
+        let scheduled = entry.scheduled.get();
         if scheduled == NEVER || tick_of(deadline) < scheduled {
-            self.schedule(timer);
+            self.schedule(entry);
         }
     }
 
@@ -97,15 +100,15 @@ impl Clock {
         for tick in first..=target {
             self.ticks.set(tick);
             let slot = std::mem::take(&mut self.wheel.borrow_mut()[index(tick)]);
-            for timer in slot {
-                if Rc::strong_count(&timer) == 1 || timer.scheduled.get() > tick {
+            for entry in slot {
+                if Rc::strong_count(&entry) == 1 || entry.scheduled.get() > tick {
                     continue;
                 }
-                timer.scheduled.set(NEVER);
-                if timer.deadline.get() <= elapsed {
-                    timer.wake();
+                entry.scheduled.set(NEVER);
+                if entry.deadline.get() <= elapsed {
+                    entry.wake();
                 } else {
-                    self.schedule(&timer);
+                    self.schedule(&entry);
                 }
             }
         }
@@ -114,31 +117,31 @@ impl Clock {
     /// Ends every wait of the owners that use `generation`.
     pub(crate) fn cut(&self, generation: u64) {
         let wheel = self.wheel.borrow();
-        for timer in wheel.iter().flatten().filter(|timer| timer.generation.get() == generation) {
-            timer.cut.set(true);
-            timer.wake();
+        for entry in wheel.iter().flatten().filter(|entry| entry.generation.get() == generation) {
+            entry.cut.set(true);
+            entry.wake();
         }
     }
 
     /// Has every owner look at where it stands.
     pub(crate) fn wake_all(&self) {
-        for timer in self.wheel.borrow().iter().flatten() {
-            timer.wake();
+        for entry in self.wheel.borrow().iter().flatten() {
+            entry.wake();
         }
     }
 
     /// Ends every wait.
     pub(crate) fn cut_all(&self) {
-        for timer in self.wheel.borrow().iter().flatten() {
-            timer.cut.set(true);
-            timer.wake();
+        for entry in self.wheel.borrow().iter().flatten() {
+            entry.cut.set(true);
+            entry.wake();
         }
     }
 
     /// The result of `future`, unless the deadline or a cut comes first.
     pub(crate) async fn within<F: Future>(
         &self,
-        timer: &Rc<Timer>,
+        timer: &Timer,
         deadline: u64,
         future: F,
     ) -> Result<F::Output, Expired> {
@@ -151,42 +154,56 @@ impl Clock {
         .await
     }
 
-    pub(crate) fn poll_expired(&self, timer: &Timer, cx: &Context<'_>) -> Poll<Expired> {
-        if timer.cut.get() {
+    pub(crate) fn poll_expired(&self, Timer(entry): &Timer, cx: &Context<'_>) -> Poll<Expired> {
+        if entry.cut.get() {
             return Poll::Ready(Expired::Cut);
         }
-        if timer.deadline.get() <= self.now.get() {
+        if entry.deadline.get() <= self.now.get() {
             return Poll::Ready(Expired::Deadline);
         }
-        timer.register(cx.waker());
+        entry.register(cx.waker());
         Poll::Pending
     }
 
-    fn schedule(&self, timer: &Rc<Timer>) {
+    fn schedule(&self, entry: &Rc<Entry>) {
         let next = self.ticks.get() + 1;
-        let tick = tick_of(timer.deadline.get()).clamp(next, next + SLOTS - 2);
-        timer.scheduled.set(tick);
-        self.wheel.borrow_mut()[index(tick)].push(Rc::clone(timer));
+        let tick = tick_of(entry.deadline.get()).clamp(next, next + SLOTS - 2);
+        entry.scheduled.set(tick);
+        self.wheel.borrow_mut()[index(tick)].push(Rc::clone(entry));
     }
 }
 
 impl Timer {
     pub(crate) fn deadline(&self) -> u64 {
-        self.deadline.get()
+        self.0.deadline.get()
     }
 
     /// Says which generation a [`Clock::cut`] must name to reach this owner; 0 = none.
     pub(crate) fn uses(&self, generation: u64) {
-        self.generation.set(generation);
+        self.0.generation.set(generation);
     }
 
     /// Forgets deadline and owner. False: it has been cut, which is for ever.
     pub(crate) fn clear(&self) -> bool {
-        self.deadline.set(NEVER);
-        self.waker.borrow_mut().take();
-        !self.cut.get()
+        self.0.deadline.set(NEVER);
+        self.0.waker.take();
+        !self.0.cut.get()
     }
 
+    /// Has the owner look at where it stands.
+    pub(crate) fn wake(&self) {
+        self.0.wake();
+    }
+}
+
+impl Drop for Timer {
+    /// A waker keeps the memory of its task, and the wheel would keep the waker.
+    fn drop(&mut self) {
+        self.0.waker.take();
+    }
+}
+
+impl Entry {
     fn register(&self, waker: &Waker) {
         let mut registered = self.waker.borrow_mut();
         if !registered.as_ref().is_some_and(|known| known.will_wake(waker)) {
@@ -194,8 +211,7 @@ impl Timer {
         }
     }
 
-    /// Has the owner look at where it stands.
-    pub(crate) fn wake(&self) {
+    fn wake(&self) {
         if let Some(waker) = self.waker.borrow().as_ref() {
             waker.wake_by_ref();
         }
@@ -221,6 +237,23 @@ mod tests {
 
     fn expired(clock: &Clock, timer: &Timer) -> bool {
         clock.poll_expired(timer, &Context::from_waker(Waker::noop())).is_ready()
+    }
+
+    #[test]
+    fn a_timer_that_is_gone_keeps_no_task() {
+        struct Task;
+        impl std::task::Wake for Task {
+            fn wake(self: std::sync::Arc<Task>) {}
+        }
+        let clock = Clock::new();
+        let task = std::sync::Arc::new(Task);
+        let timer = clock.timer();
+        let waker = Waker::from(std::sync::Arc::clone(&task));
+        assert!(clock.poll_expired(&timer, &Context::from_waker(&waker)).is_pending());
+        drop(waker);
+        assert_eq!(std::sync::Arc::strong_count(&task), 2, "it is to be woken");
+        drop(timer);
+        assert_eq!(std::sync::Arc::strong_count(&task), 1, "nobody is left to be woken");
     }
 
     #[test]

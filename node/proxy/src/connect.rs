@@ -269,7 +269,7 @@ impl<'a> Attempts<'a> {
     pub(crate) async fn connect(
         &mut self,
         worker: &Worker,
-        timer: &Rc<Timer>,
+        timer: &Timer,
         chosen: &mut Chosen,
     ) -> Result<Stream, Unreachable> {
         loop {
@@ -302,7 +302,7 @@ impl<'a> Attempts<'a> {
     async fn race(
         &mut self,
         worker: &Worker,
-        timer: &Rc<Timer>,
+        timer: &Timer,
         until: u64,
         chosen: &mut Chosen,
     ) -> Result<Stream, Failure> {
@@ -389,7 +389,7 @@ impl<'a> Attempts<'a> {
 /// A connection that nobody waits for. `None`: there is none, which is counted.
 pub(crate) async fn open_ahead(
     clock: &Clock,
-    timer: &Rc<Timer>,
+    timer: &Timer,
     until: u64,
     endpoint: &LocalEndpoint,
 ) -> Option<Stream> {
@@ -403,7 +403,7 @@ enum Failure {
 
 async fn connect(
     clock: &Clock,
-    timer: &Rc<Timer>,
+    timer: &Timer,
     until: u64,
     endpoint: &LocalEndpoint,
     options: Options,

@@ -318,7 +318,7 @@ async fn begin_shared(
     port: Rc<LocalPort>,
     tenant: Rc<LocalTenant>,
     serving: Rc<LocalServing>,
-    timer: Rc<Timer>,
+    timer: Timer,
     stream: TcpStream,
     client: Client,
     place: Place,
@@ -370,7 +370,7 @@ async fn begin_tls(
     worker: Rc<Worker>,
     port: Rc<LocalPort>,
     first: Rc<LocalServing>,
-    timer: Rc<Timer>,
+    timer: Timer,
     stream: TcpStream,
     mut client: Client,
     entry: Entry,
@@ -398,7 +398,7 @@ fn session(
     worker: Rc<Worker>,
     at: At,
     serving: Rc<LocalServing>,
-    timer: Rc<Timer>,
+    timer: Timer,
     stream: Stream,
     client: Client,
     mut admitted: Admitted,
@@ -431,7 +431,7 @@ fn session(
 /// Takes a place for the connection, and reads the PROXY header where one is due.
 async fn identify(
     worker: &Worker,
-    timer: &Rc<Timer>,
+    timer: &Timer,
     serving: &LocalServing,
     stream: &TcpStream,
     client: &mut Client,
@@ -519,7 +519,7 @@ struct NoHello {
     is_open: bool,
 }
 
-async fn look_for_name(worker: &Worker, timer: &Rc<Timer>, stream: &TcpStream) -> Result<Hello, NoHello> {
+async fn look_for_name(worker: &Worker, timer: &Timer, stream: &TcpStream) -> Result<Hello, NoHello> {
     let mut read = BytesMut::zeroed(client_hello::HELLO_BYTES_MAX);
     let mut length = 0;
     let look = async {
@@ -575,7 +575,7 @@ enum Entry {
 /// `first`: what the port serves, or one of those that share it. `None`: it came to nothing, and that is counted.
 async fn shake_hands(
     worker: &Worker,
-    timer: &Rc<Timer>,
+    timer: &Timer,
     port: &LocalPort,
     first: &LocalServing,
     client: SocketAddr,

@@ -10,7 +10,7 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll},
+    task::{Poll, ready},
     time::Duration,
 };
 
@@ -194,45 +194,36 @@ async fn goodbye<C: Client>(connection: &mut Connection<C>) {
     if !connection.io.says_goodbye() {
         return;
     }
-    let worker = Rc::clone(&connection.worker);
-    let timer = Rc::clone(&connection.deadline.timer);
-    let said = poll_fn(|cx| Pin::new(&mut connection.io).poll_shutdown(cx));
+    let Connection { io, worker, deadline, .. } = connection;
+    let said = poll_fn(|cx| Pin::new(&mut *io).poll_shutdown(cx));
     // Nobody listens, or not for that long.
-    let _unheard = worker.clock.within(&timer, worker.clock.after(LINGER), said).await;
+    let _unheard = worker.clock.within(&deadline.timer, worker.clock.after(LINGER), said).await;
 }
 
 /// Closes in a way that lets the last answer arrive.
 async fn finish<C: Client>(connection: &mut Connection<C>) -> End {
-    let worker = Rc::clone(&connection.worker);
-    let timer = Rc::clone(&connection.deadline.timer);
+    let Connection { io, held, worker, deadline, .. } = connection;
     let mut left = LINGER_BYTES_MAX;
     let mut is_shut = false;
     let drained = poll_fn(|cx| {
         if !is_shut {
-            match Pin::new(&mut connection.io).poll_shutdown(cx) {
-                Poll::Ready(Ok(())) => is_shut = true,
-                Poll::Ready(Err(_)) => return Poll::Ready(()),
-                Poll::Pending => return Poll::Pending,
+            match ready!(Pin::new(&mut *io).poll_shutdown(cx)) {
+                Ok(()) => is_shut = true,
+                Err(_) => return Poll::Ready(()),
             }
         }
-        poll_drain(connection, &mut left, cx)
+        // Until the client has closed as well or has said too much.
+        loop {
+            held.consume(held.bytes().len());
+            match ready!(held.poll_fill(cx, &worker.buffers, io)) {
+                Ok(n) if n > 0 && n < left => left -= n,
+                _ => return Poll::Ready(()),
+            }
+        }
     });
     // Whoever goes on sending for longer than this gets the reset.
-    let _expired = worker.clock.within(&timer, worker.clock.after(LINGER), drained).await;
+    let _expired = worker.clock.within(&deadline.timer, worker.clock.after(LINGER), drained).await;
     End::Done
-}
-
-/// Reads and forgets, until the client has closed as well or has said too much.
-fn poll_drain<C: Client>(connection: &mut Connection<C>, left: &mut usize, cx: &mut Context<'_>) -> Poll<()> {
-    let Connection { io, held, worker, .. } = connection;
-    loop {
-        held.consume(held.bytes().len());
-        match held.poll_fill(cx, &worker.buffers, io) {
-            Poll::Ready(Ok(n)) if n > 0 && n < *left => *left -= n,
-            Poll::Ready(_) => return Poll::Ready(()),
-            Poll::Pending => return Poll::Pending,
-        }
-    }
 }
 
 async fn tunnel<C: Client>(connection: Connection<C>, tunnel: Box<Tunnel>) -> End {

@@ -8,7 +8,6 @@ use std::{
     future::poll_fn,
     io,
     pin::Pin,
-    rc::Rc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -32,7 +31,7 @@ const TURN_READS: u32 = 32;
 /// the upstream and for the client.
 pub(crate) async fn join(
     worker: &Worker,
-    timer: &Rc<Timer>,
+    timer: &Timer,
     client: Stream,
     upstream: Stream,
     idle: Duration,
@@ -49,7 +48,7 @@ pub(crate) async fn join(
 
 async fn relay(
     worker: &Worker,
-    timer: &Rc<Timer>,
+    timer: &Timer,
     mut client: Stream,
     mut upstream: Stream,
     idle: Duration,

@@ -51,7 +51,7 @@ const TURN_BYTES: u64 = 1024 * 1024;
 
 /// What is known of a session before it begins, where something had to be learned first.
 pub(crate) struct Before {
-    pub(crate) timer: Rc<Timer>,
+    pub(crate) timer: Timer,
     pub(crate) client: Client,
     /// What the client asked for in its TLS hello.
     pub(crate) name: Option<String>,
@@ -164,7 +164,7 @@ impl Drop for Active {
 async fn connect(
     worker: &Worker,
     serving: Rc<LocalServing>,
-    timer: &Rc<Timer>,
+    timer: &Timer,
     name: Option<&str>,
     peer: &dyn Fn() -> Option<IpAddr>,
 ) -> Result<Session, End> {
@@ -208,7 +208,7 @@ async fn connect(
 async fn wait(
     worker: &Worker,
     serving: &LocalServing,
-    timer: &Rc<Timer>,
+    timer: &Timer,
     attempts: &mut Attempts<'_>,
 ) -> Result<Chosen, End> {
     let config = &serving.local.generation.config;
@@ -279,7 +279,7 @@ pub(crate) struct Streams {
 /// upstream and for the client.
 pub(crate) async fn join(
     worker: &Worker,
-    timer: &Rc<Timer>,
+    timer: &Timer,
     streams: &Streams,
     idle: Duration,
     cells: &AppCells,
@@ -291,7 +291,7 @@ pub(crate) async fn join(
 /// [`join`], with `late` options to be set on the upstream socket.
 async fn carry(
     worker: &Worker,
-    timer: &Rc<Timer>,
+    timer: &Timer,
     streams: &Streams,
     idle: Duration,
     cells: &AppCells,

@@ -1,7 +1,6 @@
 //! What a connection waits for, and until when.
 
 use std::{
-    rc::Rc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -22,7 +21,7 @@ pub(crate) enum Phase {
 }
 
 pub(crate) struct Deadline {
-    pub(crate) timer: Rc<Timer>,
+    pub(crate) timer: Timer,
     phase: Phase,
     /// Each byte moves the deadline to this many milliseconds from now, not beyond `latest`.
     window: u64,

@@ -56,7 +56,7 @@ const GOODBYE: Duration = Duration::from_secs(2);
 pub(crate) async fn serve(
     worker: Rc<Worker>,
     at: At,
-    timer: Rc<Timer>,
+    timer: Timer,
     seen: Seen,
     begun: Bytes,
     io: Stream,
@@ -91,10 +91,9 @@ pub(crate) async fn serve(
             return expired.into();
         }
     };
-    let streams =
-        Rc::new(Streams { open: Cell::new(0), timer: Rc::clone(&timer), spare: RefCell::default() });
+    let streams = Rc::new(Streams { open: Cell::new(0), timer, spare: RefCell::default() });
     let mut connection =
-        Session { http, worker, at, timer, seen, breach, streams, is_idle: false, is_leaving: false };
+        Session { http, worker, at, seen, breach, streams, is_idle: false, is_leaving: false };
     poll_fn(|cx| connection.poll(cx)).await
 }
 
@@ -183,7 +182,6 @@ struct Session {
     http: server::Connection<Watched, Bytes>,
     worker: Rc<Worker>,
     at: At,
-    timer: Rc<Timer>,
     seen: Seen,
     breach: Rc<Cell<Option<Breach>>>,
     streams: Rc<Streams>,
@@ -232,7 +230,7 @@ impl Session {
             break;
         }
         self.watch_idle();
-        match ready!(self.worker.clock.poll_expired(&self.timer, cx)) {
+        match ready!(self.worker.clock.poll_expired(&self.streams.timer, cx)) {
             Expired::Cut => Poll::Ready(End::Cut),
             Expired::Deadline if self.is_leaving => Poll::Ready(End::Idle),
             Expired::Deadline => {
@@ -299,7 +297,7 @@ impl Session {
                 clock.after(self.worker.idle_while_stopping().unwrap_or(idle))
             }
         };
-        clock.set(&self.timer, until);
+        clock.set(&self.streams.timer, until);
     }
 }
 
@@ -346,7 +344,7 @@ fn refuse(connection: Connection<StreamIo>, malformed: Malformed) {
 struct Streams {
     open: Cell<usize>,
     /// Of the connection.
-    timer: Rc<Timer>,
+    timer: Timer,
     /// Deadlines of streams that have ended, for those that come.
     spare: RefCell<Vec<Deadline>>,
 }
