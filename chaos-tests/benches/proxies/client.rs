@@ -68,7 +68,7 @@ impl Result {
 }
 
 pub(crate) struct Clients {
-    load: Load,
+    pub(crate) load: Load,
     first_token: usize,
     all: Vec<Client>,
     free: VecDeque<usize>,
@@ -143,6 +143,13 @@ impl Clients {
             self.begun += 1;
             self.begin(client, due, registry);
         }
+    }
+
+    /// From now on, on the connections that are open, `per_second` requests over all of them, each in its turn.
+    pub(crate) fn go_on(&mut self, per_second: f64) {
+        (self.is_once, self.load.per_second) = (false, Some(per_second));
+        (self.start, self.begun, self.result) = (Instant::now(), 0, Result::default());
+        self.free = (0..self.all.len()).collect();
     }
 
     pub(crate) fn is_done(&self) -> bool {

@@ -1,6 +1,10 @@
 //! The rows of the table: what is done, and which figure of it counts.
 
-use std::{fmt, net::SocketAddr, time::Duration};
+use std::{
+    fmt,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use crate::{
     client::{Exchange, Load, Result},
@@ -12,6 +16,8 @@ use crate::{
 const WARM_UP: Duration = Duration::from_millis(300);
 /// Of what everybody can do: the load at which tails are compared.
 const TAIL_LOAD: f64 = 0.6;
+/// Clients that ask once a second, each longer after its last answer than Flotilla keeps a task for it.
+const SLOW: usize = 2_000;
 /// Idle connections: at L4 each takes a proxy two descriptors, and this program two as well.
 const IDLE: usize = 4_000;
 /// Their proxy serves others meanwhile, so many at a time, and gives back what it does not need.
@@ -30,6 +36,8 @@ pub(crate) struct Row {
 enum How {
     /// CPU seconds per 100,000 operations, flat out.
     Operations(Exchange, usize),
+    /// The same, of clients that ask once a second.
+    Slow(Exchange),
     /// CPU seconds per GiB.
     Bytes(Exchange, usize),
     /// The same as [`How::Operations`], by a program of others.
@@ -41,7 +49,7 @@ enum How {
     Idle(Exchange),
 }
 
-pub(crate) const ROWS: [Row; 15] = [
+pub(crate) const ROWS: [Row; 16] = [
     row(
         "h1-64",
         "HTTP/1.1 keep-alive, 11 B, 64 connections, per 100,000",
@@ -52,6 +60,11 @@ pub(crate) const ROWS: [Row; 15] = [
         "h1-close",
         "HTTP/1.1, a connection per request, per 100,000",
         How::Operations(Exchange::GetOnce, 64),
+    ),
+    row(
+        "h1-slow",
+        "HTTP/1.1, 2,000 connections of a request per second, per 100,000",
+        How::Slow(Exchange::Get("/")),
     ),
     row("h1-64k", "HTTP/1.1, 64 KiB bodies, per GiB", How::Bytes(Exchange::Get("/64k"), 32)),
     row("h1-1m", "HTTP/1.1, 1 MiB bodies, per GiB", How::Bytes(Exchange::Get("/1m"), 16)),
@@ -99,7 +112,7 @@ impl Row {
         match self.how {
             How::Tls => can.tls,
             How::H2c => can.h2c,
-            How::Operations(..) | How::Bytes(..) | How::Tail(..) | How::Idle(_) => true,
+            How::Operations(..) | How::Slow(_) | How::Bytes(..) | How::Tail(..) | How::Idle(_) => true,
         }
     }
 
@@ -130,6 +143,7 @@ impl Row {
                 let figure = cpu / operations(&result) * 100_000.0;
                 Measured::new(vec![("", figure)], cpu, result)
             }
+            How::Slow(exchange) => slow(world, running, exchange, run * 3),
             How::Bytes(exchange, clients) => {
                 let (result, cpu) = drive(world, running, &load(running, exchange, clients, None), run);
                 #[allow(clippy::cast_precision_loss)]
@@ -186,6 +200,18 @@ pub(crate) fn operations(result: &Result) -> f64 {
 fn outside(world: &mut World, running: &Running, run: impl Fn(&mut World) -> Result) -> Measured {
     let before = running.cpu_seconds();
     let result = run(world);
+    let cpu = running.cpu_seconds() - before;
+    let figure = cpu / operations(&result) * 100_000.0;
+    Measured::new(vec![("", figure)], cpu, result)
+}
+
+fn slow(world: &mut World, running: &Running, exchange: Exchange, run: Duration) -> Measured {
+    let mut clients = world.open(&load(running, exchange, SLOW, None));
+    world.serve_for(Duration::from_secs(1));
+    #[allow(clippy::cast_precision_loss)]
+    clients.go_on(SLOW as f64);
+    let (start, before) = (Instant::now(), running.cpu_seconds());
+    let result = world.go_on(clients, || start.elapsed() >= run);
     let cpu = running.cpu_seconds() - before;
     let figure = cpu / operations(&result) * 100_000.0;
     Measured::new(vec![("", figure)], cpu, result)

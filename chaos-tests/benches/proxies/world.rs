@@ -114,15 +114,20 @@ impl World {
         self.drive_until(load, || start.elapsed() >= duration)
     }
 
-    pub(crate) fn drive_until(&mut self, load: &Load, mut is_over: impl FnMut() -> bool) -> Result {
-        let mut clients = Clients::new(load, CLIENTS);
+    pub(crate) fn drive_until(&mut self, load: &Load, is_over: impl FnMut() -> bool) -> Result {
+        self.go_on(Clients::new(load, CLIENTS), is_over)
+    }
+
+    /// The same with clients that were there before.
+    pub(crate) fn go_on(&mut self, mut clients: Clients, mut is_over: impl FnMut() -> bool) -> Result {
         let start = Instant::now();
         while !is_over() {
             clients.begin_due(self.poll.registry());
             // A millisecond, the resolution of a poll, is too coarse for a load with a rate: it spins, or
             // where the CPU is not its own, naps.
-            let wait = if load.per_second.is_some() { Duration::ZERO } else { Duration::from_millis(20) };
-            if load.naps {
+            let wait =
+                if clients.load.per_second.is_some() { Duration::ZERO } else { Duration::from_millis(20) };
+            if clients.load.naps {
                 std::thread::sleep(NAP);
             }
             self.turn(wait, Some(&mut clients));
