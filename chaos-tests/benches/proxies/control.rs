@@ -32,9 +32,9 @@ use crate::{
 /// Through node 1, which carries all of the traffic and a third of the apps.
 const PER_SECOND: f64 = 4_000.0;
 const CLIENTS: usize = 64;
-/// Each on one node only, so that the ports of a third of them are open on each: a port takes a node two
+/// With that of the traffic as many as a region may have. Each on one node only, so that the ports of a third of them are open on each: a port takes a node two
 /// descriptors per worker.
-const APPS: usize = 10_000;
+const APPS: usize = 9_999;
 /// Where a node is slower than this with them, the table says how far it came.
 const APPLY_MAX: Duration = Duration::from_secs(240);
 const ELECTIONS: usize = 5;
@@ -171,12 +171,9 @@ async fn many_apps(fleet: &TestFleet, targets: &[SocketAddr]) -> String {
     let apply = fleet.cli(["app", "apply", "-f", &file]);
     match tokio::time::timeout(APPLY_MAX, apply).await {
         Ok(output) => {
-            format!("{APPS} apps applied in {:.0?}: {}", begin.elapsed(), last_line(&output.to_string()))
+            output.exits(0);
+            format!("{APPS} apps applied in {:.0?}", begin.elapsed())
         }
         Err(_) => format!("{APPS} apps, not all of them serving after {APPLY_MAX:?}"),
     }
-}
-
-fn last_line(text: &str) -> String {
-    text.trim().lines().last().unwrap_or_default().to_owned()
 }

@@ -2,13 +2,15 @@
 //!
 //! Nothing is pinned here: two workers and the load have two cores between them, so rates are those of the machine
 //! and not of the proxy. What says whether workers get in each other's way is the CPU an operation costs with
-//! one and with two: twice the ratio of the two is the speed-up where the load side is not the limit.
+//! one and with two: twice the ratio of the two is the speed-up where the load side is not the limit. It is here, and two
+//! workers that wait for it wake up more often, so nginx, whose workers are processes that share nothing, and HAProxy say
+//! how much of a difference is that of the machine.
 
 use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 
 use crate::{
     client::Exchange,
-    peer::{Can, PEERS, Running},
+    peer::{Can, PEERS, Peer, Running, is_installed},
     ratio::median,
     row::{drive, load, operations},
     targets,
@@ -29,20 +31,28 @@ pub(crate) fn run(rounds: usize, seconds: f64) -> ExitCode {
     let run = Duration::from_secs_f64(seconds);
     let mut world = World::new();
     let targets = targets(&mut world);
-    println!("| work | CPU-s per 100,000, one worker | two workers | two are worth |\n|---|---|---|---|");
+    let peers: Vec<&Peer> = PEERS.iter().filter(|peer| is_installed(peer.version)).collect();
+    println!(
+        "| work | proxy | CPU-s per 100,000, one worker | two workers | two are worth |\n|---|---|---|---|---|"
+    );
     for (name, exchange, clients) in WORK {
-        let (mut one, mut two) = (Vec::new(), Vec::new());
+        let mut costs = vec![[Vec::new(), Vec::new()]; peers.len()];
         for _ in 0..rounds {
-            for (workers, costs) in [(1, &mut one), (2, &mut two)] {
-                let running = Running::start(&PEERS[0], &mut world, &targets, Can::default(), workers, None);
-                let (result, cpu) =
-                    drive(&mut world, &running, &load(&running, exchange, clients, None), run);
-                assert_eq!(result.failed, 0, "{:?}", result.failure);
-                costs.push(cpu / operations(&result) * 100_000.0);
+            for (peer, costs) in peers.iter().zip(&mut costs) {
+                for (workers, costs) in (1..).zip(costs) {
+                    let running = Running::start(peer, &mut world, &targets, Can::default(), workers, None);
+                    let load = load(&running, exchange, clients, None);
+                    let (result, cpu) = drive(&mut world, &running, &load, run);
+                    assert_eq!(result.failed, 0, "{:?}", result.failure);
+                    costs.push(cpu / operations(&result) * 100_000.0);
+                }
             }
         }
-        let ratios: Vec<f64> = one.iter().zip(&two).map(|(one, two)| 2.0 * one / two).collect();
-        println!("| {name} | {:.2} | {:.2} | {:.2} |", median(&one), median(&two), median(&ratios));
+        for (peer, [one, two]) in peers.iter().zip(&costs) {
+            let ratios: Vec<f64> = one.iter().zip(two).map(|(one, two)| 2.0 * one / two).collect();
+            let (one, two) = (median(one), median(two));
+            println!("| {name} | {} | {one:.2} | {two:.2} | {:.2} |", peer.name, median(&ratios));
+        }
     }
     println!(
         "\n| connections | busiest worker of two, mean | worst draw | p99, even half of the draws, µs | p99, uneven half |"
