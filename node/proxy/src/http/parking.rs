@@ -28,9 +28,9 @@ use super::{
 };
 use crate::{metrics::AppCells, port::At, session::Admitted, stream::Stream, worker::Worker};
 
-/// Short, so that memory follows the number of clients that do something. Long beside what it costs to park one and to
-/// bring it back: four system calls, an allocation and a task.
-pub(crate) const AFTER: Duration = Duration::from_millis(500);
+/// Short, so that memory follows the number of clients that do something. Longer than the pauses of one that asks once a
+/// second: to park and to bring back are four system calls, an allocation and a task.
+pub(crate) const AFTER: Duration = Duration::from_secs(2);
 /// Connections brought back before others get their turn.
 const BATCH: usize = 256;
 

@@ -424,7 +424,7 @@ async fn a_head_that_does_not_come_and_a_connection_that_idles_are_ended() {
 }
 
 /// Longer than a connection is idle before it is parked.
-const IDLE: Duration = Duration::from_millis(800);
+const IDLE: Duration = Duration::from_millis(2_300);
 
 #[tokio::test]
 async fn a_parked_connection_goes_on_where_it_stood() {
@@ -449,7 +449,7 @@ async fn a_parked_connection_ends_as_others_do() {
     let origin = Origin::http("ok").await;
     let parked = async || {
         let (proxy, mut client) =
-            serving_with(&origin, |app| app.timeouts.idle = Duration::from_millis(1_500)).await;
+            serving_with(&origin, |app| app.timeouts.idle = Duration::from_secs(3)).await;
         assert_eq!(get(&mut client, "/").await.0, 200);
         tokio::time::sleep(IDLE).await;
         (proxy, client)
@@ -464,7 +464,7 @@ async fn a_parked_connection_ends_as_others_do() {
     let start = Instant::now();
     let (proxy, mut client) = parked().await;
     assert_eq!(rest(&mut client).await.unwrap(), b"");
-    assert!(start.elapsed() >= Duration::from_millis(1_400), "{:?}", start.elapsed());
+    assert!(start.elapsed() >= Duration::from_millis(2_900), "{:?}", start.elapsed());
     eventually("it is gone", || proxy.connections() == 0).await;
 
     // By force.
