@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::{
     admission::{Gate, Sources},
-    config::{AppConfig, Limits, NamesPolicy},
+    config::{AppConfig, Limits, NamesPolicy, Protocol},
     edge::{Edge, Visitors},
     generation::{Generation, Serving, Split},
     http::guard::{Around, Guards},
@@ -139,15 +139,19 @@ struct Cut {
 impl App {
     /// What the ports of a new generation do before their protocol begins; the same as in the latest one where
     /// that is asked for.
-    fn edges(&self, config: &AppConfig) -> Result<Vec<Option<Arc<Edge>>>, String> {
+    fn edges(&self, compiled: &Compiled) -> Result<Vec<Option<Arc<Edge>>>, String> {
+        let Compiled { config, router, .. } = compiled;
         let before = |key: PortKey| {
             self.generations.values().rev().find_map(|entry| {
                 let at = keys(&entry.generation.config).position(|known| known == key)?;
                 entry.generation.edges[at].as_ref()
             })
         };
+        // Beside HTTP ports the routes are for requests.
+        let is_tcp = config.ports.iter().all(|port| port.protocol == Protocol::Tcp);
+        let routes_by_name = is_tcp && !router.is_empty();
         let edges = config.ports.iter().zip(keys(config));
-        edges.map(|(port, key)| Edge::compile(port, config, before(key))).collect()
+        edges.map(|(port, key)| Edge::compile(port, routes_by_name, before(key))).collect()
     }
 
     /// What its generations hold of a port, which keeps it from closing.
@@ -271,7 +275,7 @@ impl State {
             (entry.phase, entry.is_superseded, entry.cut_at) = (Phase::Prepared, false, None);
             return Ok(());
         }
-        let edges = app.edges(config).map_err(PrepareError::Invalid)?;
+        let edges = app.edges(compiled).map_err(PrepareError::Invalid)?;
         for tls in edges.iter().flatten().filter_map(|edge| edge.tls.as_ref()) {
             self.tls.push(Arc::downgrade(tls));
         }

@@ -51,7 +51,7 @@ impl Edge {
     /// `before`: of the same port in other generations of the app.
     pub(crate) fn compile(
         port: &PortConfig,
-        app: &AppConfig,
+        routes_by_name: bool,
         before: Option<&Arc<Edge>>,
     ) -> Result<Option<Arc<Edge>>, String> {
         let before_tls = before.and_then(|edge| edge.tls.as_ref());
@@ -70,9 +70,6 @@ impl Edge {
                 is_required: accepted == ProxyProtocol::Require,
             }),
         };
-        // Beside HTTP ports the routes are for requests.
-        let is_tcp = app.ports.iter().all(|port| port.protocol == Protocol::Tcp);
-        let routes_by_name = is_tcp && !app.routes.is_empty();
         let has_work = tls.is_some() || proxy.is_some() || routes_by_name;
         Ok(has_work.then(|| Arc::new(Edge { tls, proxy, routes_by_name })))
     }

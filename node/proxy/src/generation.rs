@@ -46,7 +46,7 @@ use crate::{
 pub(crate) struct Generation {
     /// Unique in the process, also among generations of the same number that were made twice.
     pub(crate) uid: u64,
-    /// Without its pools: those are below, and a map of one costs as much as a map of eleven.
+    /// Without its routes and pools: those are below, and a map of one costs as much as a map of eleven.
     pub(crate) config: AppConfig,
     pub(crate) router: Arc<Router>,
     /// Of everything that was configured.
@@ -419,7 +419,7 @@ pub(crate) struct LocalServing {
 impl LocalServing {
     pub(crate) fn new(worker: &Worker, slot: &Slot, serving: &Arc<Serving>) -> LocalServing {
         let config = &serving.generation.config;
-        let routes = config.routes.iter().map(|route| route.name.clone()).collect();
+        let routes = serving.generation.router.names().map(str::to_owned).collect();
         let rest = serving
             .split
             .as_ref()

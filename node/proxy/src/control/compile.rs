@@ -90,6 +90,7 @@ pub(crate) struct OfApp {
 /// the proxy yet.
 #[derive(Clone)]
 pub struct Compiled {
+    /// Without its routes.
     pub(crate) config: AppConfig,
     pub(crate) router: Arc<Router>,
     pub(crate) claims: Arc<[Claims]>,
@@ -172,6 +173,8 @@ pub(crate) fn check(
     }
     let router = Arc::new(router(&config).map_err(PrepareError::Invalid)?);
     let claims = config.ports.iter().map(|port| Claims::of(&config, port)).collect();
+    // The router has them; so many of them are most of what an app takes.
+    let config = AppConfig { routes: Vec::new(), ..config };
     Ok(Compiled { config, router, claims, digest })
 }
 

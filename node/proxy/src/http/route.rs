@@ -99,6 +99,7 @@ pub(crate) enum CompileError {
 
 #[derive(Debug)]
 struct Rule {
+    name: Box<str>,
     path: Option<Path>,
     methods: Vec<Method>,
     takes_connect: bool,
@@ -154,6 +155,15 @@ impl Router {
             }
         }
         Ok(router)
+    }
+
+    /// Of its routes, in file order.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.rules.iter().map(|rule| &*rule.name)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rules.is_empty()
     }
 
     /// Whether there is any route for CONNECT.
@@ -247,6 +257,7 @@ impl Rule {
             }
         };
         Ok(Self {
+            name: route.name.as_str().into(),
             path: route.path.as_ref().map(|path| Path::compile(route, path)).transpose()?,
             methods: methods.collect::<Result<_, _>>()?,
             takes_connect: route.connect,
