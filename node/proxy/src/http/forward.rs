@@ -302,11 +302,11 @@ fn limit_rate<C: Client>(
     request: &Head,
 ) -> Result<(), Refusal> {
     let client = rate::Key::Client(connection.seen.ip);
-    let routes = &exchange.serving.local.generation.config.routes;
+    let router = &exchange.serving.local.generation.router;
     let key = match &rates.config.key {
         RateKey::ClientIp => client,
         RateKey::Header(name) => fields(request, name).next().map_or(client, rate::Key::Field),
-        RateKey::Route => rate::Key::Route(exchange.route.map_or("", |route| &routes[route].name)),
+        RateKey::Route => rate::Key::Route(exchange.route.map_or("", |route| router.name(route))),
     };
     match rates.take(key, exchange.start) {
         Ok(false) => Ok(()),

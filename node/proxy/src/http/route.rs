@@ -157,6 +157,11 @@ impl Router {
         Ok(router)
     }
 
+    /// Of the route at that place.
+    pub(crate) fn name(&self, route: usize) -> &str {
+        &self.rules[route].name
+    }
+
     /// Of its routes, in file order.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.rules.iter().map(|rule| &*rule.name)
