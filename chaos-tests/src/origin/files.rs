@@ -46,7 +46,8 @@ fn sessions(root: Arc<Path>) -> impl Fn(TcpStream) -> BoxFuture<'static, ()> + S
                 Ok::<_, Infallible>(respond(&root, request.uri().path()))
             });
             // A client that cuts the connection counts that itself.
-            drop(http1::Builder::new().serve_connection(TokioIo::new(stream), service).await);
+            let mut http = http1::Builder::new();
+            drop(http.half_close(true).serve_connection(TokioIo::new(stream), service).await);
         })
     }
 }
