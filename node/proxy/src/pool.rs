@@ -226,10 +226,10 @@ impl LocalEndpoint {
         let timeout = millis(idle_timeout);
         let renewal = RENEWAL_MILLIS.min(timeout / 4);
         let lasts = |idle: &&Idle| timeout == 0 || now.saturating_sub(idle.since) + renewal < timeout;
-        let there = self.idle.borrow().iter().filter(lasts).count() + self.opening.get();
+        let idle = self.idle.borrow().iter().filter(lasts).count();
         // The first one tells whether it is of those that are shared.
-        let wanted = if there == 0 && self.may_speak_http2() { 1 } else { warm };
-        wanted.saturating_sub(there)
+        let wanted = if idle == 0 && self.may_speak_http2() { 1 } else { warm };
+        wanted.saturating_sub(idle + self.opening.get())
     }
 
     /// One more is being opened ahead.
@@ -363,6 +363,21 @@ mod tests {
         assert_eq!(endpoint.missing(7_000 + 29_000), 2, "before they are closed");
         endpoint.sweep(7_000 + 29_000);
         assert_eq!(endpoint.idle.borrow().len(), 2, "and the old ones are, when it is time");
+    }
+
+    #[test]
+    fn of_those_that_may_be_shared_one_is_opened_however_long_that_takes() {
+        let (registry, app) = (Registry::default(), Arc::from("app"));
+        let cells = registry.add(AppCells::new(&app, metrics::Counter::noop()));
+        let load = registry.add(TargetCells::new(&app, &Arc::from("a")));
+        let pool = PoolConfig { warm: 3, protocol: UpstreamProtocol::Http2, ..PoolConfig::default() };
+        let transport = Transport::compile(&pool, true).unwrap();
+        let address = Address::Inet((Ipv4Addr::LOCALHOST, 1).into());
+        let endpoint =
+            LocalEndpoint::new(address, Settings::of(&pool, transport.as_ref()), cells, load, "a:1".into());
+        assert_eq!(endpoint.missing(0), 1);
+        endpoint.opens();
+        assert_eq!(endpoint.missing(0), 0, "it is on its way");
     }
 
     #[tokio::test]
