@@ -43,11 +43,11 @@ pub(crate) use trial::Trials;
 
 /// A port that was taken may be free by now, so what was rejected is tried again after this.
 const RETRY: Duration = Duration::from_secs(1);
-/// How often what is served is compared with what was decided, for all apps.
+/// How often what is served is compared with what was decided, for all apps; of thousands one after the other.
 const AUDIT: Duration = Duration::from_secs(5);
 /// Apps of an audit that are looked at in a row, and how long then only events are: of ten thousand looked at one after
-/// the other they would wait for tenths of a second.
-const AUDITED_AT_ONCE: usize = 256;
+/// the other they would wait for tenths of a second, and traffic for milliseconds where a processor has to do both.
+const AUDITED_AT_ONCE: usize = 32;
 const AUDIT_PACE: Duration = Duration::from_millis(100);
 /// Apps that are acted on before it is said how far they are: of a thousand that change together the
 /// leader hears as they go.

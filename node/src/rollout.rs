@@ -1,9 +1,9 @@
 //! The coordinator: on the leader, turns what the fleet wants and what the nodes report into the
 //! next commands. Snapshot, plan, propose; everything it decides by is in `plan`.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use flotilla_raft_store::{Change, Fleet, Presence, Transition};
+use flotilla_raft_store::{Change, Fleet, NodeId, Presence, Transition};
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::{task::JoinHandle, time::Instant};
 use tracing::{debug, info, warn};
@@ -36,9 +36,9 @@ const COMMANDS_MAX: usize = 512;
 /// Commands that only tidy up wait this long for others like them: entries that nobody waits for would
 /// stand in the way of those that somebody does.
 const TIDY_AFTER: Duration = Duration::from_millis(100);
-/// In so many ticks all apps are looked at, a part in each: of ten thousand at once would keep those waiting of which
-/// something has changed. Nothing should be found by them; it is for what nobody thought of.
-const WALK_TICKS: usize = 10;
+/// In so many ticks all apps are looked at, a part in each: ten thousand at once would keep those waiting of which
+/// something has changed, and traffic. Nothing should be found by it; it is for what nobody thought of.
+const WALK_TICKS: usize = 100;
 /// Between two looks at the load of apps that scale by themselves.
 const SAMPLE_EVERY: Duration = Duration::from_secs(1);
 /// Between two looks at whether apps should move: a move takes a second or two.
@@ -97,7 +97,9 @@ struct Leading {
     /// When it was last looked whether apps should move.
     balanced: Instant,
     /// Looks now, on a thread of its own: at ten thousand apps that takes a while, and nobody waits for it.
-    balancing: Option<JoinHandle<Vec<Transition>>>,
+    balancing: Option<JoinHandle<(Balanced, Vec<Transition>)>>,
+    /// Of these nothing should move, so they need no other look.
+    even: Option<Balanced>,
     sampled: Instant,
     demands: autoscale::Demands,
     windows: Windows,
@@ -110,6 +112,15 @@ struct Leading {
     in_control_since: Option<u64>,
 }
 
+/// What it depends on whether apps should move.
+#[derive(PartialEq)]
+struct Balanced {
+    /// Of the fleet.
+    index: u64,
+    live: BTreeSet<NodeId>,
+    lost: BTreeSet<NodeId>,
+}
+
 impl Leading {
     fn new(term: u64) -> Self {
         let now = Instant::now();
@@ -119,6 +130,7 @@ impl Leading {
             since: now,
             balanced: now,
             balancing: None,
+            even: None,
             sampled: now,
             demands,
             windows,
@@ -211,14 +223,22 @@ impl Leading {
     /// moved on since: then applying them refuses them.
     async fn rebalance(&mut self, fleet: &Arc<Fleet>, observed: &Observed) -> Vec<Transition> {
         if let Some(found) = self.balancing.take_if(|look| look.is_finished()) {
-            return found.await.unwrap_or_default();
+            let Ok((balanced, moves)) = found.await else { return Vec::new() };
+            self.even = moves.is_empty().then_some(balanced);
+            return moves;
         }
         if self.balancing.is_none() && self.balanced.elapsed() >= BALANCE_EVERY {
             self.balanced = Instant::now();
             let (live, lost) = (observed.live_members(fleet), observed.lost_members(fleet));
+            let balanced = Balanced { index: fleet.index, live, lost };
+            if self.even.as_ref() == Some(&balanced) {
+                return Vec::new();
+            }
             let fleet = Arc::clone(fleet);
             self.balancing = Some(tokio::task::spawn_blocking(move || {
-                placement::rebalance(&fleet, placement::Nodes { live: &live, lost: &lost })
+                let Balanced { live, lost, .. } = &balanced;
+                let moves = placement::rebalance(&fleet, placement::Nodes { live, lost });
+                (balanced, moves)
             }));
         }
         Vec::new()

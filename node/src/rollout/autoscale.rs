@@ -7,10 +7,11 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
-use flotilla_raft_store::{Fleet, NodeId, RolloutState, ScaledBy, Timestamp, Transition};
+use flotilla_raft_store::{App, Fleet, NodeId, RolloutState, ScaledBy, Timestamp, Transition};
 use flotilla_spec::{AppName, AppSpec, Autoscale, Replicas};
 
 use super::{
@@ -113,13 +114,9 @@ impl Needs {
 impl Demands {
     /// One sample of every app that scales by itself; the others are forgotten.
     pub(crate) fn sample(&mut self, fleet: &Fleet, observed: &Observed, now: Timestamp) {
-        let scales = |app: &AppName| {
-            let app = fleet.apps.get(app).filter(|app| !app.deleted)?;
-            app.spec.placement.autoscale.as_ref()
-        };
-        self.0.retain(|app, _| scales(app).is_some());
-        for app in fleet.apps.keys() {
-            let Some(rules) = scales(app) else { continue };
+        let scales = |app: &Arc<App>| !app.deleted && app.spec.placement.autoscale.is_some();
+        self.0.retain(|name, _| fleet.apps.get(name).is_some_and(scales));
+        for (app, _, rules) in scaling(fleet) {
             let samples = self.0.entry(app.clone()).or_default();
             samples.push_back((now, demand(fleet, observed, app)));
             // One sample from before the window says that all of it was watched.
@@ -145,6 +142,12 @@ impl Demands {
     }
 }
 
+/// The apps that scale by themselves, and by which rules.
+fn scaling(fleet: &Fleet) -> impl Iterator<Item = (&AppName, &App, &Autoscale)> {
+    let apps = fleet.apps.iter().filter(|(_, app)| !app.deleted);
+    apps.filter_map(|(name, app)| Some((name, &**app, app.spec.placement.autoscale.as_ref()?)))
+}
+
 fn demand(fleet: &Fleet, observed: &Observed, app: &AppName) -> Demand {
     let mut all = Demand::default();
     for node in placement::nodes_of(fleet, app) {
@@ -168,8 +171,7 @@ pub(crate) fn scale(
         return Vec::new();
     }
     let mut transitions = Vec::new();
-    for (name, app) in fleet.apps.iter().filter(|(_, app)| !app.deleted) {
-        let Some(rules) = &app.spec.placement.autoscale else { continue };
+    for (name, app, rules) in scaling(fleet) {
         let by_user = app.scale.is_some_and(|scale| scale.by == ScaledBy::User);
         // What rolls out is not compared with what it follows.
         let rolls = fleet.newest_rollout(name).is_some_and(|(_, rollout)| {

@@ -34,7 +34,7 @@ pub(crate) use waiting::{Waiting, Why};
 
 /// Apps that shift on some node at the same time; the others wait for their turn. Bounds what the nodes
 /// have to swap, and what the log has to take, when a thousand apps are changed at once.
-const APPS_SHIFTING_MAX: usize = 256;
+const APPS_SHIFTING_MAX: usize = 1_024;
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Plan {
