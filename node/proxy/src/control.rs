@@ -6,7 +6,7 @@
 //! at the apps that were touched since: among 10,000 apps a change to one costs what it costs among ten.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
     sync::{Arc, Weak},
     time::Duration,
@@ -60,7 +60,8 @@ pub(crate) enum Effect {
 #[derive(Default)]
 pub(crate) struct State {
     apps: BTreeMap<Arc<str>, App>,
-    ports: BTreeMap<PortKey, Port>,
+    /// Boxed: a map that grows at its end is half empty.
+    ports: BTreeMap<PortKey, Box<Port>>,
     cuts: Vec<Cut>,
     /// Apps that may have steps to take in the next settle.
     touched: BTreeSet<Arc<str>>,
@@ -155,7 +156,7 @@ impl App {
     }
 
     /// What its generations hold of a port, which keeps it from closing.
-    fn held(&self, key: PortKey) -> BTreeSet<Claim> {
+    fn held(&self, key: PortKey) -> HashSet<Claim> {
         let holding = self.generations.values().filter(|entry| entry.holds_ports());
         let claims = holding.filter_map(|entry| claims(&entry.generation, key));
         claims.flat_map(|claims| claims.names.iter().cloned()).collect()
@@ -175,7 +176,7 @@ impl App {
         let serving = self.generations.iter().filter(|(_, entry)| entry.phase == Phase::Serving);
         let serving = serving.filter_map(|(number, entry)| Some((*number, claims(&entry.generation, key)?)));
         let all = || serving.clone().map(|(_, claims)| claims);
-        let mut leading = Leading { names: BTreeMap::new(), takes_all_alone: true };
+        let mut leading = Leading { names: HashMap::new(), takes_all_alone: true };
         for (generation, claims) in serving.clone() {
             leading.takes_all_alone &= claims.takes_all_alone;
             for name in &claims.names {
@@ -485,7 +486,7 @@ impl State {
             let closing = port.closing().map(|(app, ..)| app);
             touched.chain(closing).map(|app| (*key, Arc::clone(app))).collect::<Vec<_>>()
         };
-        self.ports.iter().flat_map(of_port).collect()
+        self.ports.iter().map(|(key, port)| (key, &**port)).flat_map(of_port).collect()
     }
 
     fn settle_port(
@@ -644,13 +645,13 @@ impl State {
         }
     }
 
-    pub(crate) fn has_app(&self, app: &str) -> bool {
-        self.apps.contains_key(app)
+    pub(crate) fn apps(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.apps.keys()
     }
 
-    /// Every app with its open connections.
-    pub(crate) fn connections(&self) -> impl Iterator<Item = (&Arc<str>, usize)> {
-        self.apps.iter().map(|(name, app)| (name, app.gate.count()))
+    /// Open connections of an app; `None`: there is no such app.
+    pub(crate) fn connections(&self, app: &str) -> Option<usize> {
+        Some(self.apps.get(app)?.gate.count())
     }
 
     pub(crate) fn tally(&self, app: &str, number: u64) -> Option<Tally> {
@@ -707,7 +708,7 @@ impl State {
         for ((address, port), sockets) in fresh {
             self.last_id += 1;
             let slot = Slot { id: self.last_id, address, port, tenants: Arc::default() };
-            self.ports.insert((address, port), Port::new(slot, sockets));
+            self.ports.insert((address, port), Box::new(Port::new(slot, sockets)));
         }
         for (key, claims) in keys(config).zip(&**claims) {
             let mut holds = self.apps.get(&config.app).map(|app| app.held(key)).unwrap_or_default();

@@ -573,7 +573,7 @@ enum Entry {
 async fn shake_hands(
     worker: &Worker,
     timer: &Timer,
-    port: &LocalPort,
+    port: &Rc<LocalPort>,
     first: &LocalServing,
     client: SocketAddr,
     stream: TcpStream,
@@ -615,7 +615,7 @@ type Shaken = (Rc<LocalTenant>, Rc<LocalServing>, Stream, TlsSession, Option<Pro
 
 async fn agree(
     worker: &Worker,
-    port: &LocalPort,
+    port: &Rc<LocalPort>,
     client: SocketAddr,
     stream: TcpStream,
     entry: &mut Option<Entry>,

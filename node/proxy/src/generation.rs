@@ -6,7 +6,6 @@
 
 use std::{
     cell::RefCell,
-    collections::BTreeMap,
     rc::Rc,
     sync::{
         Arc,
@@ -28,7 +27,7 @@ use crate::{
     },
     layers::Next,
     metrics::{AppCells, GuardCells, PortCells, TlsCells},
-    pool::{Endpoints, LocalEndpoint},
+    pool::LocalEndpoint,
     port::{Claims, Slot},
     rate::Rates,
     retry,
@@ -444,6 +443,3 @@ impl LocalServing {
         }
     }
 }
-
-/// All endpoints one worker knows, by app and address.
-pub(crate) type EndpointTable = BTreeMap<Arc<str>, Endpoints>;

@@ -4,7 +4,7 @@
 //! the port, its backlog and every session go on.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::HashMap,
     future::poll_fn,
     io,
     net::SocketAddr,
@@ -17,7 +17,7 @@ use std::{
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::oneshot,
-    task::{Id, JoinSet, spawn_local},
+    task::{AbortHandle, Id, JoinSet, spawn_local},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -50,8 +50,8 @@ struct Listening {
     /// Only to make the next duplicate from; the control side decides how long the sockets live.
     sockets: Arc<PortSockets>,
     close: CancellationToken,
-    fail: CancellationToken,
     done: Option<oneshot::Sender<()>>,
+    task: Option<AbortHandle>,
 }
 
 impl Listeners {
@@ -61,9 +61,9 @@ impl Listeners {
 
     pub(crate) fn listen(&mut self, slot: Arc<Slot>, sockets: Arc<PortSockets>) {
         let id = slot.id;
-        let port = Rc::new(LocalPort::new(slot));
-        let (close, fail) = (CancellationToken::new(), CancellationToken::new());
-        self.ports.insert(id, Listening { port, sockets, close, fail, done: None });
+        let port = self.worker.port(slot);
+        let close = CancellationToken::new();
+        self.ports.insert(id, Listening { port, sockets, close, done: None, task: None });
         self.spawn(id);
     }
 
@@ -75,19 +75,14 @@ impl Listeners {
         }
     }
 
-    pub(crate) fn accepting(&self) -> BTreeSet<u64> {
+    pub(crate) fn accepting(&self) -> Vec<u64> {
         self.ports.keys().copied().collect()
     }
 
     pub(crate) fn fail(&mut self, slot: u64) {
-        if let Some(listening) = self.ports.get_mut(&slot) {
-            std::mem::take(&mut listening.fail).cancel();
+        if let Some(task) = self.ports.get(&slot).and_then(|listening| listening.task.as_ref()) {
+            task.abort();
         }
-    }
-
-    /// Keeps no old generation alive for a port that nobody comes to.
-    pub(crate) fn forget_old(&self) {
-        self.ports.values().for_each(|listening| listening.port.forget_old());
     }
 
     /// Waits for an accept task to end and starts it again unless it was asked to. Cancel-safe.
@@ -124,13 +119,13 @@ impl Listeners {
     }
 
     fn spawn(&mut self, slot: u64) {
-        let Some(listening) = self.ports.get(&slot) else { return };
+        let Some(listening) = self.ports.get_mut(&slot) else { return };
         let socket = listening.sockets.accept_on(self.worker.index).and_then(TcpListener::from_std);
         let (worker, port) = (Rc::clone(&self.worker), Rc::clone(&listening.port));
-        let (close, fail) = (listening.close.clone(), listening.fail.clone());
+        let close = listening.close.clone();
         let task = self.tasks.spawn_local(async move {
             match socket {
-                Ok(socket) => accept(worker, port, socket, close, fail).await,
+                Ok(socket) => accept(worker, port, socket, close).await,
                 Err(error) => {
                     // Out of descriptors. Ending is answered with a restart, so this tries again.
                     tracing::error!(port = port.slot.port, %error, "duplicate the listening socket");
@@ -139,22 +134,16 @@ impl Listeners {
             }
         });
         self.by_task.insert(task.id(), slot);
+        listening.task = Some(task);
     }
 }
 
-async fn accept(
-    worker: Rc<Worker>,
-    port: Rc<LocalPort>,
-    listener: TcpListener,
-    close: CancellationToken,
-    fail: CancellationToken,
-) {
+async fn accept(worker: Rc<Worker>, port: Rc<LocalPort>, listener: TcpListener, close: CancellationToken) {
     loop {
-        // All three are cancel-safe: a connection is handed on inside the poll that accepted it.
+        // Both are cancel-safe: a connection is handed on inside the poll that accepted it.
         tokio::select! {
             biased;
             () = close.cancelled() => return finish(&worker, &port, listener),
-            () = fail.cancelled() => panic!("asked to fail"),
             error = accept_some(&worker, &port, &listener) => {
                 if is_about_one_connection(&error) {
                     continue;

@@ -12,7 +12,7 @@ use std::{
 
 use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
 
-use crate::config::Protocol;
+use crate::{config::Protocol, rounds::Rounds};
 
 /// Off only to measure what counting costs (the feature `without-metrics`).
 const ON: bool = cfg!(not(feature = "without-metrics"));
@@ -97,24 +97,30 @@ pub(crate) trait Flush {
 
 /// All cells of a worker that are in use.
 #[derive(Default)]
-pub(crate) struct Registry(RefCell<Vec<Weak<dyn Flush>>>);
+pub(crate) struct Registry(Rounds<Weak<dyn Flush>>);
 
 impl Registry {
     pub(crate) fn add<T: Flush + 'static>(&self, cells: T) -> Rc<T> {
         let cells = Rc::new(cells);
         let weak: Weak<dyn Flush> = Rc::downgrade(&(Rc::clone(&cells) as Rc<dyn Flush>));
-        self.0.borrow_mut().push(weak);
+        self.0.add(weak);
         cells
     }
 
-    pub(crate) fn flush(&self) {
-        self.0.borrow_mut().retain(|weak| {
-            weak.upgrade().is_some_and(|cells| {
-                cells.flush();
-                true
-            })
-        });
+    /// Adds what was counted since the last time.
+    pub(crate) async fn flush(&self) {
+        self.0.go(flush).await;
     }
+
+    /// The same at once.
+    pub(crate) fn flush_now(&self) {
+        self.0.run(flush);
+    }
+}
+
+/// False: they are not in use any more.
+fn flush(cells: &Weak<dyn Flush>) -> bool {
+    cells.upgrade().inspect(|cells| cells.flush()).is_some()
 }
 
 /// A counter of one worker.

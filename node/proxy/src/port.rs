@@ -8,7 +8,7 @@ use std::{
     cell::RefCell,
     collections::HashMap,
     net::IpAddr,
-    rc::Rc,
+    rc::{Rc, Weak},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -20,6 +20,7 @@ use arc_swap::{ArcSwapOption, Cache};
 use crate::{
     admission::Gate,
     generation::{LocalServing, Serving},
+    rounds::Rounds,
     split,
     worker::Worker,
 };
@@ -100,7 +101,11 @@ pub(crate) struct LocalPort {
     alone: RefCell<Option<(Arc<Tenants>, Rc<LocalTenant>)>>,
     /// Those that were met here, by id.
     met: RefCell<HashMap<u64, Rc<LocalTenant>>>,
+    all_met: Rc<Met>,
 }
+
+/// The tenants that a worker has met, by their port and id.
+pub(crate) type Met = Rounds<(Weak<LocalPort>, u64)>;
 
 /// One worker's end of a [`Tenant`].
 pub(crate) struct LocalTenant {
@@ -118,13 +123,13 @@ pub(crate) struct At {
 }
 
 impl LocalPort {
-    pub(crate) fn new(slot: Arc<Slot>) -> LocalPort {
+    pub(crate) fn new(slot: Arc<Slot>, all_met: Rc<Met>) -> LocalPort {
         let tenants = RefCell::new(Cache::new(Arc::clone(&slot.tenants)));
-        LocalPort { slot, tenants, alone: RefCell::default(), met: RefCell::default() }
+        LocalPort { slot, tenants, alone: RefCell::default(), met: RefCell::default(), all_met }
     }
 
     /// The app that has the port to itself; `None` where several share it, or nobody serves it yet.
-    pub(crate) fn alone(&self) -> Option<Rc<LocalTenant>> {
+    pub(crate) fn alone(self: &Rc<Self>) -> Option<Rc<LocalTenant>> {
         let mut cache = self.tenants.borrow_mut();
         let tenants = cache.load().as_ref()?;
         let tenant = tenants.alone.as_ref()?;
@@ -140,7 +145,7 @@ impl LocalPort {
     }
 
     /// Whose a connection or request is that asks for `name`; `None`: nobody's.
-    pub(crate) fn tenant(&self, name: Option<&str>) -> Option<Rc<LocalTenant>> {
+    pub(crate) fn tenant(self: &Rc<Self>, name: Option<&str>) -> Option<Rc<LocalTenant>> {
         if let Some(alone) = self.alone() {
             return Some(alone);
         }
@@ -149,7 +154,7 @@ impl LocalPort {
     }
 
     /// Somebody who has the port, whoever a client will ask for.
-    pub(crate) fn first(&self) -> Option<Rc<LocalTenant>> {
+    pub(crate) fn first(self: &Rc<Self>) -> Option<Rc<LocalTenant>> {
         if let Some(alone) = self.alone() {
             return Some(alone);
         }
@@ -158,9 +163,12 @@ impl LocalPort {
         Some(self.meet(tenants.any.as_ref().unwrap_or(&tenants.first)))
     }
 
-    fn meet(&self, tenant: &Arc<Tenant>) -> Rc<LocalTenant> {
+    fn meet(self: &Rc<Self>, tenant: &Arc<Tenant>) -> Rc<LocalTenant> {
         let mut met = self.met.borrow_mut();
-        let fresh = || Rc::new(LocalTenant::new(Arc::clone(tenant), Arc::clone(&self.slot)));
+        let fresh = || {
+            self.all_met.add((Rc::downgrade(self), tenant.id));
+            Rc::new(LocalTenant::new(Arc::clone(tenant), Arc::clone(&self.slot)))
+        };
         Rc::clone(met.entry(tenant.id).or_insert_with(fresh))
     }
 
@@ -174,10 +182,18 @@ impl LocalPort {
         if alone.as_ref().is_some_and(|(known, _)| !is_now(known)) {
             *alone = None;
         }
-        self.met.borrow_mut().retain(|_, local| {
-            local.forget_old();
-            !local.tenant.is_gone.load(Relaxed) || Rc::strong_count(local) > 1
-        });
+    }
+
+    /// The same of one of its tenants. False, and it is forgotten, when it is gone and nobody uses it.
+    pub(crate) fn forget_old_of(&self, tenant: u64) -> bool {
+        let mut met = self.met.borrow_mut();
+        let Some(local) = met.get(&tenant) else { return false };
+        local.forget_old();
+        let is_used = !local.tenant.is_gone.load(Relaxed) || Rc::strong_count(local) > 1;
+        if !is_used {
+            met.remove(&tenant);
+        }
+        is_used
     }
 }
 

@@ -339,10 +339,11 @@ impl Proxy {
             answers.push(heard);
             Command::Audit { answer }
         });
-        let mut accepting = Vec::new();
+        let mut accepting: Vec<Option<BTreeSet<u64>>> = Vec::new();
         for answer in answers {
             // A worker that stands still is the watchdog's business.
-            accepting.push(tokio::time::timeout(AUDIT_TIMEOUT, answer).await.ok().and_then(Result::ok));
+            let slots = tokio::time::timeout(AUDIT_TIMEOUT, answer).await.ok().and_then(Result::ok);
+            accepting.push(slots.map(BTreeSet::from_iter));
         }
         let (drifts, effects) = self.0.state().audit(&expected, &accepting);
         let drifted = drifts.iter().map(|drift| Arc::clone(&drift.app)).collect();
@@ -367,7 +368,7 @@ impl Proxy {
 
     /// The apps that it has.
     pub fn apps(&self) -> Vec<Arc<str>> {
-        self.0.state().connections().map(|(app, _)| Arc::clone(app)).collect()
+        self.0.state().apps().cloned().collect()
     }
 
     /// Whether new connections are turned away for want of memory.
@@ -403,18 +404,15 @@ impl Proxy {
         self.0.shared.admission.open() as u64
     }
 
-    /// What each app has to do.
+    /// What each app that had a client has to do.
     pub fn loads(&self) -> Vec<AppLoad> {
-        let begun = &self.0.shared.begun;
         let state = self.0.state();
-        let loads = state.connections().map(|(app, connections)| AppLoad {
-            app: Arc::clone(app),
-            connections: connections as u64,
-            begun: begun.count(app),
-        });
-        let loads: Vec<_> = loads.collect();
-        begun.retain(|app| state.has_app(app));
-        loads
+        let met = self.0.shared.begun.counts(|app| state.connections(app).is_some());
+        let load = |(app, begun): (Arc<str>, u64)| {
+            let connections = state.connections(&app)? as u64;
+            Some(AppLoad { app, connections, begun })
+        };
+        met.into_iter().filter_map(load).collect()
     }
 
     /// Asks HTTP clients to go with their next response, one after the other over this time, and
@@ -459,7 +457,7 @@ impl Proxy {
         self.0.command(worker, Command::Stall { time });
     }
 
-    /// For tests of its restart: makes the accept task of a port on one worker panic.
+    /// For tests of its restart: the accept task of a port on one worker ends.
     #[doc(hidden)]
     pub fn fail_listener(&self, address: IpAddr, port: u16, worker: usize) {
         if let Some(slot) = self.0.state().slot_id((address, port)) {

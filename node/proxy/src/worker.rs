@@ -5,11 +5,12 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeSet, HashMap},
+    collections::HashMap,
     io,
+    pin::pin,
     rc::{Rc, Weak},
     sync::{
-        self, Arc, Mutex, PoisonError,
+        self, Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     thread,
@@ -20,6 +21,7 @@ use metrics::Counter;
 use tokio::{
     runtime::{Builder, LocalOptions},
     sync::{mpsc, oneshot},
+    task::yield_now,
     time::{Instant, MissedTickBehavior},
 };
 
@@ -30,14 +32,16 @@ use crate::{
     clock::{Clock, TICK, millis},
     config::{Http2Limits, PoolConfig, ProxyConfig},
     control::Running,
-    generation::{EndpointTable, Generation, LocalGeneration},
+    generation::{Generation, LocalGeneration},
     http::{date::Date, forward::Parts, mirror::Copies, parking::Parking},
     listener::Listeners,
     metrics::{AppCells, LimitCells, Registry, TargetCells},
     overload::Overload,
     pipe::Pipes,
-    pool::{LocalEndpoint, Settings},
-    port::Slot,
+    pool::{Endpoints, LocalEndpoint, Settings},
+    port::{LocalPort, Met, Slot},
+    rounds::Rounds,
+    slice,
     socket::PortSockets,
     tls::upstream::Transport,
     upstream::{Endpoint, balance::Strategies},
@@ -47,8 +51,8 @@ use crate::{
 /// Commands that may wait for one worker: several for each of the 65,536 ports there can be. A full
 /// queue means the thread has not run for long, which the watchdog has reported by then.
 const COMMANDS_MAX: usize = 1 << 18;
-/// Ticks between two rounds of upkeep: metrics, idle connections, leftovers.
-const UPKEEP_TICKS: u32 = 5;
+/// Between two rounds of upkeep: metrics, idle connections, leftovers.
+const UPKEEP: Duration = Duration::from_millis(500);
 /// A connection that is asked to go and says nothing for this long is closed. Long enough for a client
 /// that is in the middle of a page to be told by a response instead.
 const IDLE_WHILE_LEAVING: Duration = Duration::from_secs(5);
@@ -72,10 +76,10 @@ pub(crate) enum Command {
     /// Open connections of a pool ahead, for as long as it runs.
     Warm { pool: sync::Weak<Running> },
     /// Say for which slots this worker accepts.
-    Audit { answer: oneshot::Sender<BTreeSet<u64>> },
+    Audit { answer: oneshot::Sender<Vec<u64>> },
     /// Stand still, for tests of the watchdog.
     Stall { time: Duration },
-    /// Make the accept task of a port panic, for tests of its restart.
+    /// Make the accept task of a port end, for tests of its restart.
     Fail { slot: u64 },
 }
 
@@ -116,20 +120,18 @@ pub(crate) struct Begun(Mutex<HashMap<Arc<str>, Arc<AtomicU64>>>);
 
 impl Begun {
     fn of(&self, app: &Arc<str>) -> Arc<AtomicU64> {
-        let mut apps = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(apps.entry(Arc::clone(app)).or_default())
+        Arc::clone(self.apps().entry(Arc::clone(app)).or_default())
     }
 
-    pub(crate) fn count(&self, app: &Arc<str>) -> u64 {
-        self.of(app).load(Relaxed)
+    /// Of each that had a client here. Those that are gone are forgotten.
+    pub(crate) fn counts(&self, is_there: impl Fn(&str) -> bool) -> Vec<(Arc<str>, u64)> {
+        let mut apps = self.apps();
+        apps.retain(|app, count| Arc::strong_count(count) > 1 || is_there(app));
+        apps.iter().map(|(app, count)| (Arc::clone(app), count.load(Relaxed))).collect()
     }
 
-    /// Apps that are gone are forgotten.
-    pub(crate) fn retain(&self, is_there: impl Fn(&str) -> bool) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|app, count| is_there(app) || Arc::strong_count(count) > 1);
+    fn apps(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<AtomicU64>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -156,9 +158,25 @@ pub(crate) struct Worker {
     pub(crate) registry: Registry,
     leaving: Cell<Option<Leaving>>,
     random: Cell<u64>,
-    apps: RefCell<HashMap<Arc<str>, Weak<AppCells>>>,
+    apps: RefCell<HashMap<Arc<str>, LocalApp>>,
     generations: RefCell<HashMap<u64, Weak<LocalGeneration>>>,
-    endpoints: RefCell<EndpointTable>,
+    upkeep: Upkeep,
+}
+
+/// What this worker has of an app, whatever the generation.
+#[derive(Default)]
+struct LocalApp {
+    cells: Weak<AppCells>,
+    endpoints: Endpoints,
+}
+
+/// What there is one of for each app, generation, port or app on a port that was met here.
+#[derive(Default)]
+struct Upkeep {
+    apps: Rounds<Arc<str>>,
+    generations: Rounds<u64>,
+    ports: Rounds<Weak<LocalPort>>,
+    tenants: Rc<Met>,
 }
 
 /// The control side's end of a worker.
@@ -172,6 +190,7 @@ pub(crate) fn start(index: usize, shared: Arc<Shared>) -> io::Result<WorkerHandl
     let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
     let (started, starting) = std::sync::mpsc::sync_channel(1);
     let thread = thread::Builder::new().name(format!("proxy-{index}")).spawn(move || {
+        slice::shorten();
         // It cannot leave the thread it was made on.
         let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
         let runtime = match runtime {
@@ -194,12 +213,17 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::Receiver<Command>) {
     let mut listeners = Listeners::new(Rc::clone(&worker));
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let mut upkeep = 0;
+    let mut upkeep = pin!(upkeep(&worker));
     loop {
-        // `recv`, `tick` and `ended` are cancel-safe: each hands over what it has or nothing.
+        // `recv`, `tick` and `ended` are cancel-safe: each hands over what it has or nothing. Upkeep goes on where
+        // it was.
         tokio::select! {
             command = inbox.recv() => match command {
-                Some(Command::Listen { slot, sockets }) => listeners.listen(slot, sockets),
+                Some(Command::Listen { slot, sockets }) => {
+                    listeners.listen(slot, sockets);
+                    // It takes some tens of microseconds, and a thousand of them may come in a row.
+                    yield_now().await;
+                }
                 Some(Command::Close { slot, done }) => listeners.close(slot, done),
                 Some(Command::Cut { generation }) => worker.clock.cut(generation),
                 Some(Command::Leave { over }) => {
@@ -224,20 +248,25 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::Receiver<Command>) {
                 Some(Command::Stall { time }) => stall(time),
                 Some(Command::Exit) | None => break,
             },
-            now = tick.tick() => {
-                worker.tick(now);
-                upkeep = (upkeep + 1) % UPKEEP_TICKS;
-                if upkeep == 0 {
-                    listeners.forget_old();
-                    worker.upkeep();
-                    worker.parking.look_around(&worker);
-                    worker.warmth.top_up(&worker);
-                }
-            }
+            now = tick.tick() => worker.tick(now),
             () = listeners.ended() => {}
+            () = &mut upkeep => {}
         }
     }
-    worker.registry.flush();
+    worker.registry.flush_now();
+}
+
+/// For ever; see [`Rounds`].
+async fn upkeep(worker: &Rc<Worker>) {
+    let mut interval = tokio::time::interval(UPKEEP);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        worker.look_around().await;
+        worker.parking.look_around(worker);
+        worker.warmth.top_up(worker);
+        (worker.shared.give_back)();
+    }
 }
 
 impl Worker {
@@ -260,7 +289,7 @@ impl Worker {
             random: Cell::new(seed_of(index)),
             apps: RefCell::default(),
             generations: RefCell::default(),
-            endpoints: RefCell::default(),
+            upkeep: Upkeep::default(),
         }
     }
 
@@ -308,13 +337,28 @@ impl Worker {
 
     pub(crate) fn app_cells(&self, app: &Arc<str>) -> Rc<AppCells> {
         let mut apps = self.apps.borrow_mut();
-        if let Some(known) = apps.get(app).and_then(Weak::upgrade) {
-            return known;
+        let known = self.app(&mut apps, app);
+        if let Some(cells) = known.cells.upgrade() {
+            return cells;
         }
         let begun = Counter::from_arc(self.shared.begun.of(app));
         let cells = self.registry.add(AppCells::new(app, begun));
-        apps.insert(Arc::clone(app), Rc::downgrade(&cells));
+        known.cells = Rc::downgrade(&cells);
         cells
+    }
+
+    fn app<'a>(&self, apps: &'a mut HashMap<Arc<str>, LocalApp>, app: &Arc<str>) -> &'a mut LocalApp {
+        apps.entry(Arc::clone(app)).or_insert_with_key(|app| {
+            self.upkeep.apps.add(Arc::clone(app));
+            LocalApp::default()
+        })
+    }
+
+    /// One that keeps no old generation alive when nobody comes to it.
+    pub(crate) fn port(&self, slot: Arc<Slot>) -> Rc<LocalPort> {
+        let port = Rc::new(LocalPort::new(slot, Rc::clone(&self.upkeep.tenants)));
+        self.upkeep.ports.add(Rc::downgrade(&port));
+        port
     }
 
     pub(crate) fn generation(&self, generation: &Arc<Generation>) -> Rc<LocalGeneration> {
@@ -322,7 +366,10 @@ impl Worker {
             return known;
         }
         let local = Rc::new(LocalGeneration::new(self, generation));
-        self.generations.borrow_mut().insert(generation.uid, Rc::downgrade(&local));
+        let before = self.generations.borrow_mut().insert(generation.uid, Rc::downgrade(&local));
+        if before.is_none() {
+            self.upkeep.generations.add(generation.uid);
+        }
         local
     }
 
@@ -334,8 +381,9 @@ impl Worker {
         transport: Option<&Arc<Transport>>,
     ) -> Rc<LocalEndpoint> {
         let settings = Settings::of(config, transport);
-        let mut table = self.endpoints.borrow_mut();
-        let endpoints = table.entry(Arc::clone(app)).or_default();
+        let cells = self.app_cells(app);
+        let mut apps = self.apps.borrow_mut();
+        let endpoints = &mut self.app(&mut apps, app).endpoints;
         if let Some(known) = endpoints.find(&endpoint.address, &settings) {
             return known;
         }
@@ -343,7 +391,7 @@ impl Worker {
         let fresh = Rc::new(LocalEndpoint::new(
             endpoint.address.clone(),
             settings,
-            self.app_cells(app),
+            cells,
             load,
             Arc::clone(&endpoint.target),
         ));
@@ -356,26 +404,46 @@ impl Worker {
         self.shared.heartbeats[self.index].store(self.clock.now(), Relaxed);
     }
 
-    fn upkeep(&self) {
+    async fn look_around(&self) {
         // Idle connections whose lot has come up in the meantime look at what that means for them.
-        let grace = UPKEEP_TICKS * 2 * 100;
         if let Some(Leaving { since, over }) = self.leaving.get()
-            && self.clock.now() <= since.saturating_add(over).saturating_add(u64::from(grace))
+            && self.clock.now() <= since.saturating_add(over).saturating_add(millis(UPKEEP * 2))
         {
             self.clock.wake_all();
         }
-        self.registry.flush();
         self.pipes.try_again();
         self.buffers.shrink();
         self.exchanges.shrink();
-        self.generations.borrow_mut().retain(|_, generation| generation.strong_count() > 0);
-        self.apps.borrow_mut().retain(|_, cells| cells.strong_count() > 0);
-        let now = self.clock.now();
-        self.endpoints.borrow_mut().retain(|_, endpoints| {
-            endpoints.sweep(now);
-            !endpoints.is_empty()
-        });
-        (self.shared.give_back)();
+        self.registry.flush().await;
+        self.upkeep.ports.go(|port| port.upgrade().inspect(|port| port.forget_old()).is_some()).await;
+        let forget_old = |(port, tenant): &(Weak<LocalPort>, u64)| {
+            port.upgrade().is_some_and(|port| port.forget_old_of(*tenant))
+        };
+        self.upkeep.tenants.go(forget_old).await;
+        self.upkeep.generations.go(|uid| self.has_generation(*uid)).await;
+        self.upkeep.apps.go(|app| self.sweep(app)).await;
+    }
+
+    /// False, and it is forgotten, when nobody uses it.
+    fn has_generation(&self, uid: u64) -> bool {
+        let mut generations = self.generations.borrow_mut();
+        let is_used = generations.get(&uid).is_some_and(|local| local.strong_count() > 0);
+        if !is_used {
+            generations.remove(&uid);
+        }
+        is_used
+    }
+
+    /// Closes what has been idle for too long. False, and the app is forgotten, when nobody uses it.
+    fn sweep(&self, app: &Arc<str>) -> bool {
+        let mut apps = self.apps.borrow_mut();
+        let Some(known) = apps.get_mut(app) else { return false };
+        known.endpoints.sweep(self.clock.now());
+        let is_used = known.cells.strong_count() > 0 || !known.endpoints.is_empty();
+        if !is_used {
+            apps.remove(app);
+        }
+        is_used
     }
 }
 

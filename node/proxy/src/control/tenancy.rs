@@ -3,7 +3,7 @@
 //! Each app comes and goes on its own. The sockets are there from the first to the last.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map::Entry},
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
@@ -22,9 +22,10 @@ pub(super) struct Port {
     pub(super) slot: Arc<Slot>,
     pub(super) sockets: Arc<PortSockets>,
     pub(super) stage: Stage,
-    pub(super) tenancies: BTreeMap<Arc<str>, Tenancy>,
+    /// Boxed: a map of one has room for eleven.
+    pub(super) tenancies: BTreeMap<Arc<str>, Box<Tenancy>>,
     /// Which app's generations hold a name.
-    held: BTreeMap<Claim, Arc<str>>,
+    held: HashMap<Claim, Arc<str>>,
     /// Of the same names: the apps that hold them as well, for as long as one has not let go and the next one is prepared.
     held_next: BTreeMap<Claim, BTreeSet<Arc<str>>>,
     /// Of those that serve, or did last.
@@ -45,22 +46,22 @@ pub(super) enum Stage {
     Last,
 }
 
-/// One app on a port.
+/// One app on a port. Most claim one name there, for which a sorted set would take twice the room.
 pub(super) struct Tenancy {
     pub(super) tenant: Arc<Tenant>,
     pub(super) stage: Lease,
     /// In [`Port::held`], for the generations that keep the port.
-    holds: BTreeSet<Claim>,
+    holds: HashSet<Claim>,
     /// For what serves.
-    claims: BTreeMap<Claim, Rank>,
+    claims: HashMap<Claim, Rank>,
     /// Of those: in the table of the port.
-    leads: BTreeSet<Claim>,
+    leads: HashSet<Claim>,
     takes_all_alone: bool,
 }
 
 /// What the generations claim that serve a port for an app.
 pub(super) struct Leading {
-    pub(super) names: BTreeMap<Claim, Rank>,
+    pub(super) names: HashMap<Claim, Rank>,
     /// See [`Claims::takes_all_alone`].
     pub(super) takes_all_alone: bool,
 }
@@ -100,9 +101,9 @@ impl Tenancy {
         Tenancy {
             tenant: Arc::new(Tenant::new(app)),
             stage: Lease::Waiting,
-            holds: BTreeSet::new(),
-            claims: BTreeMap::new(),
-            leads: BTreeSet::new(),
+            holds: HashSet::new(),
+            claims: HashMap::new(),
+            leads: HashSet::new(),
             takes_all_alone: false,
         }
     }
@@ -129,7 +130,7 @@ impl Port {
             sockets: Arc::new(sockets),
             stage: Stage::Bound,
             tenancies: BTreeMap::new(),
-            held: BTreeMap::new(),
+            held: HashMap::new(),
             held_next: BTreeMap::new(),
             names: Names::default(),
             any: None,
@@ -140,7 +141,7 @@ impl Port {
     }
 
     pub(super) fn of(&self, app: &str) -> Option<&Tenancy> {
-        self.tenancies.get(app)
+        self.tenancies.get(app).map(Box::as_ref)
     }
 
     /// Why an app cannot have this port for those names; `others`: how another app has it; `lets_go`: whether another app
@@ -172,8 +173,8 @@ impl Port {
     }
 
     /// What the generations of an app hold of it now.
-    pub(super) fn hold(&mut self, app: &Arc<str>, holds: BTreeSet<Claim>) {
-        let tenancy = self.tenancies.entry(Arc::clone(app)).or_insert_with(|| Tenancy::new(app));
+    pub(super) fn hold(&mut self, app: &Arc<str>, holds: HashSet<Claim>) {
+        let tenancy = self.tenancies.entry(Arc::clone(app)).or_insert_with(|| Box::new(Tenancy::new(app)));
         let before = std::mem::replace(&mut tenancy.holds, holds.clone());
         for claim in before.difference(&holds) {
             self.let_go(app, claim);
@@ -211,10 +212,10 @@ impl Port {
     fn take_over(
         &mut self,
         app: &Arc<str>,
-        claims: &BTreeMap<Claim, Rank>,
+        claims: &HashMap<Claim, Rank>,
         lets_go: impl Fn(&str, &Claim) -> bool,
-    ) -> BTreeSet<Claim> {
-        let mut names: BTreeSet<Claim> = claims.keys().cloned().collect();
+    ) -> HashSet<Claim> {
+        let mut names: HashSet<Claim> = claims.keys().cloned().collect();
         if self.held_next.is_empty() {
             return names;
         }
@@ -240,7 +241,7 @@ impl Port {
     }
 
     /// Gives names that an app had to who serves them as well, if anybody does.
-    fn pass_on(&mut self, app: &Arc<str>, names: &BTreeSet<Claim>) {
+    fn pass_on(&mut self, app: &Arc<str>, names: &HashSet<Claim>) {
         for claim in names {
             let serving = self.holders(claim).filter_map(|other| {
                 let tenancy = self.tenancies.get(other).filter(|_| other != app)?;

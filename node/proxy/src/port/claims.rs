@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use crate::config::{AppConfig, PortConfig, Protocol, ProxyProtocol, SocketOptions, TlsConfig};
 
 /// A name of which one app can have a port. Lower case, without a dot at the end.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Claim {
     /// Whatever nobody else claims.
     Any,
