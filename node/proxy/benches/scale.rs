@@ -8,9 +8,10 @@
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a program that prints and may fail")]
 
 use std::{
-    fs,
+    env, fs,
     io::{Read, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    process::Command,
     thread,
     time::Duration,
 };
@@ -31,17 +32,44 @@ const REQUESTS: u32 = 8_000;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+#[derive(Clone, Copy)]
+enum Row {
+    CompileOnly,
+    PortEach(usize),
+    OnePort(usize),
+}
+
+const ROWS: [Row; 7] = [
+    Row::CompileOnly,
+    Row::PortEach(1),
+    Row::PortEach(100),
+    Row::PortEach(APPS),
+    Row::OnePort(1),
+    Row::OnePort(100),
+    Row::OnePort(APPS),
+];
+
+/// Each row in a process of its own: it would take up what the row before has freed, and seem small.
 fn main() {
+    if let Some(row) = env::args().skip(1).find_map(|argument| argument.parse::<usize>().ok()) {
+        return run(ROWS[row]);
+    }
+    for row in 0..ROWS.len() {
+        let status = Command::new(env::current_exe().unwrap()).arg(row.to_string()).status().unwrap();
+        assert!(status.success(), "row {row}: {status}");
+    }
+}
+
+fn run(row: Row) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let origin = start_origin();
     runtime.block_on(async {
-        compile_only().await;
-        let most = (descriptors() - 500) / 2;
-        for apps in [1, 100, most.min(APPS)] {
-            serving(apps, "with a port each", port, origin).await;
-        }
-        for apps in [1, 100, APPS] {
-            serving(apps, "on one port", shared_port, origin).await;
+        match row {
+            Row::CompileOnly => compile_only().await,
+            Row::PortEach(apps) => {
+                serving(apps.min((descriptors() - 500) / 2), "with a port each", port, origin).await;
+            }
+            Row::OnePort(apps) => serving(apps, "on one port", shared_port, origin).await,
         }
     });
 }
