@@ -17,7 +17,7 @@ use std::{
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::oneshot,
-    task::{AbortHandle, Id, JoinSet, spawn_local},
+    task::{Id, JoinSet, spawn_local},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -51,7 +51,6 @@ struct Listening {
     sockets: Arc<PortSockets>,
     close: CancellationToken,
     done: Option<oneshot::Sender<()>>,
-    task: Option<AbortHandle>,
 }
 
 impl Listeners {
@@ -63,7 +62,7 @@ impl Listeners {
         let id = slot.id;
         let port = self.worker.port(slot);
         let close = CancellationToken::new();
-        self.ports.insert(id, Listening { port, sockets, close, done: None, task: None });
+        self.ports.insert(id, Listening { port, sockets, close, done: None });
         self.spawn(id);
     }
 
@@ -80,8 +79,9 @@ impl Listeners {
     }
 
     pub(crate) fn fail(&mut self, slot: u64) {
-        if let Some(task) = self.ports.get(&slot).and_then(|listening| listening.task.as_ref()) {
-            task.abort();
+        if let Some(listening) = self.ports.get_mut(&slot) {
+            listening.port.fails.set(true);
+            std::mem::take(&mut listening.close).cancel();
         }
     }
 
@@ -119,7 +119,7 @@ impl Listeners {
     }
 
     fn spawn(&mut self, slot: u64) {
-        let Some(listening) = self.ports.get_mut(&slot) else { return };
+        let Some(listening) = self.ports.get(&slot) else { return };
         let socket = listening.sockets.accept_on(self.worker.index).and_then(TcpListener::from_std);
         let (worker, port) = (Rc::clone(&self.worker), Rc::clone(&listening.port));
         let close = listening.close.clone();
@@ -134,7 +134,6 @@ impl Listeners {
             }
         });
         self.by_task.insert(task.id(), slot);
-        listening.task = Some(task);
     }
 }
 
@@ -143,7 +142,10 @@ async fn accept(worker: Rc<Worker>, port: Rc<LocalPort>, listener: TcpListener, 
         // Both are cancel-safe: a connection is handed on inside the poll that accepted it.
         tokio::select! {
             biased;
-            () = close.cancelled() => return finish(&worker, &port, listener),
+            () = close.cancelled() => {
+                assert!(!port.fails.take(), "asked to fail");
+                return finish(&worker, &port, listener);
+            }
             error = accept_some(&worker, &port, &listener) => {
                 if is_about_one_connection(&error) {
                     continue;

@@ -5,7 +5,7 @@
 //! claims other names; a shift of one app swaps what its own [`Tenant`] leads to and touches nothing of the others.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::HashMap,
     net::IpAddr,
     rc::{Rc, Weak},
@@ -102,6 +102,8 @@ pub(crate) struct LocalPort {
     /// Those that were met here, by id.
     met: RefCell<HashMap<u64, Rc<LocalTenant>>>,
     all_met: Rc<Met>,
+    /// For tests: its accept task is to panic.
+    pub(crate) fails: Cell<bool>,
 }
 
 /// The tenants that a worker has met, by their port and id.
@@ -125,7 +127,14 @@ pub(crate) struct At {
 impl LocalPort {
     pub(crate) fn new(slot: Arc<Slot>, all_met: Rc<Met>) -> LocalPort {
         let tenants = RefCell::new(Cache::new(Arc::clone(&slot.tenants)));
-        LocalPort { slot, tenants, alone: RefCell::default(), met: RefCell::default(), all_met }
+        LocalPort {
+            slot,
+            tenants,
+            alone: RefCell::default(),
+            met: RefCell::default(),
+            all_met,
+            fails: Cell::new(false),
+        }
     }
 
     /// The app that has the port to itself; `None` where several share it, or nobody serves it yet.

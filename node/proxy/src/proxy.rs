@@ -457,7 +457,7 @@ impl Proxy {
         self.0.command(worker, Command::Stall { time });
     }
 
-    /// For tests of its restart: the accept task of a port on one worker ends.
+    /// For tests of its restart: makes the accept task of a port on one worker panic.
     #[doc(hidden)]
     pub fn fail_listener(&self, address: IpAddr, port: u16, worker: usize) {
         if let Some(slot) = self.0.state().slot_id((address, port)) {

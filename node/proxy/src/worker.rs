@@ -79,7 +79,7 @@ pub(crate) enum Command {
     Audit { answer: oneshot::Sender<Vec<u64>> },
     /// Stand still, for tests of the watchdog.
     Stall { time: Duration },
-    /// Make the accept task of a port end, for tests of its restart.
+    /// Make the accept task of a port panic, for tests of its restart.
     Fail { slot: u64 },
 }
 

@@ -7,7 +7,6 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::Arc,
     time::Duration,
 };
 
@@ -114,8 +113,6 @@ impl Needs {
 impl Demands {
     /// One sample of every app that scales by itself; the others are forgotten.
     pub(crate) fn sample(&mut self, fleet: &Fleet, observed: &Observed, now: Timestamp) {
-        let scales = |app: &Arc<App>| !app.deleted && app.spec.placement.autoscale.is_some();
-        self.0.retain(|name, _| fleet.apps.get(name).is_some_and(scales));
         for (app, _, rules) in scaling(fleet) {
             let samples = self.0.entry(app.clone()).or_default();
             samples.push_back((now, demand(fleet, observed, app)));
@@ -126,6 +123,7 @@ impl Demands {
                 samples.pop_front();
             }
         }
+        self.0.retain(|_, samples| samples.back().is_some_and(|(time, _)| *time == now));
     }
 
     pub(crate) fn seen(&self, app: &AppName, cooldown: Duration, now: Timestamp) -> Seen {
